@@ -1,0 +1,39 @@
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+PYTHON ?= python3
+VENV ?= .venv
+# The versions to install: constraints.txt or constraints-transformers4.txt.
+CONSTRAINTS ?= constraints.txt
+PYTEST_ARGS ?=
+
+override VENV := $(abspath $(VENV))
+BIN := $(VENV)/bin
+FOLDERS := tcompress compress export evaluate
+
+.PHONY: install lint typecheck test wheel
+
+install:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -c $(CONSTRAINTS) -e '.[dev]'
+
+lint:
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pydoclint --quiet $(FOLDERS)
+
+# mypy cannot see the hook of an editable install that puts compress/, export/ and evaluate/ inside
+# tcompress. Links under .typing/ lay the packages out as they are installed.
+typecheck:
+	mkdir -p .typing/tcompress
+	ln -sfn $(addprefix ../../,$(filter-out %/__pycache__,$(wildcard tcompress/*) $(wordlist 2,4,$(FOLDERS)))) .typing/tcompress/
+	find .typing/tcompress -maxdepth 1 -xtype l -delete
+	cd .typing && $(BIN)/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache -p tcompress \
+		| sed -E 's#^tcompress/(compress|export|evaluate)/#\1/#'
+
+test:
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+wheel:
+	rm -rf build dist
+	$(BIN)/python -m build --wheel
