@@ -1,0 +1,1 @@
+"""Stages that change the encoder: score, prune, finetune, quantize."""

@@ -1,0 +1,43 @@
+"""Make a trained transformer encoder small and fast, and know what it cost."""
+
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .encoder import Encoder
+    from .loading import load
+    from .plan import CompressionPlan
+    from .runtime import ExportedEncoder
+    from .transformer import TransformerClassifier, TransformerSpec
+
+__version__ = metadata.version("tcompress")
+
+# Heavy modules load on first use, so that `tcompress --help` stays quick.
+_HOMES = {
+    "CompressionPlan": "plan",
+    "Encoder": "encoder",
+    "ExportedEncoder": "runtime",
+    "TransformerClassifier": "transformer",
+    "TransformerSpec": "transformer",
+    "load": "loading",
+}
+
+__all__ = [
+    "CompressionPlan",
+    "Encoder",
+    "ExportedEncoder",
+    "TransformerClassifier",
+    "TransformerSpec",
+    "__version__",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name's module when the name is first asked for."""
+    if name not in _HOMES:
+        msg = f"module 'tcompress' has no attribute {name!r}"
+        raise AttributeError(msg)
+    from importlib import import_module
+
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

@@ -1,0 +1,332 @@
+"""Directories that tcompress writes: a manifest with digests, and all or nothing."""
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from .digests import document_digest, file_digest
+from .errors import ArtifactError, OutputExistsError, StorageError
+from .machine import cpu_features, library_versions
+from .plan import CompressionPlan
+
+MANIFEST_FILE = "manifest.json"
+SCHEMA_VERSION = 1
+ENCODER_KIND = "encoder"
+_STAGING_PREFIX = ".tcompress-"
+_STAGING_SUFFIX = ".tmp"
+
+
+@dataclass(frozen=True)
+class Parent:
+    """What an artifact was made from.
+
+    Attributes:
+        path: Where it was.
+        digest: Its digest then.
+    """
+
+    path: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an artifact is and where it came from.
+
+    Attributes:
+        kind: `encoder` (weights that every stage can read), or the export format: `onnx`,
+            `torchscript`, `program`.
+        stage: Stage that wrote it: `prune`, `finetune`, `quantize`, `export`.
+        parent: The artifact or model directory it was made from.
+        source: The unpruned source model.
+        plan: What is kept of the source, and in which precision.
+        recipe: Parameters of the stage, including seeds; equal recipe and parent, equal result.
+        precision: Precision that the files run in.
+        details: What the stage wants to have on record.
+        files: sha256 and size of every file beside the manifest.
+        versions: Library versions at the time of writing.
+        cpu_features: Instruction sets of the machine that wrote it.
+        created: Time of writing, UTC, ISO 8601.
+        schema_version: Version of this document's form.
+    """
+
+    kind: str
+    stage: str
+    parent: Parent
+    source: Parent
+    plan: CompressionPlan
+    recipe: dict[str, Any]
+    precision: str = "fp32"
+    details: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=library_versions)
+    cpu_features: dict[str, bool] = field(default_factory=cpu_features)
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat())
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def digest(self) -> str:
+        """Digest of the artifact: of its files and plan, not of when it was written."""
+        return document_digest({"files": self.files, "plan": self.plan.to_json()})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the manifest as a JSON document."""
+        document = {item.name: getattr(self, item.name) for item in fields(self)}
+        document |= {"parent": asdict(self.parent), "source": asdict(self.source)}
+        return document | {"plan": self.plan.to_json()}
+
+    @classmethod
+    def read(cls, directory: Path) -> Self:
+        """Read a directory's manifest.
+
+        Args:
+            directory: A directory that tcompress wrote.
+
+        Raises:
+            ArtifactError: If the manifest is missing or not of a form that is known.
+        """
+        path = directory / MANIFEST_FILE
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            version = document.pop("schema_version")
+            if version != SCHEMA_VERSION:
+                msg = f"schema_version {version!r}, this tcompress reads {SCHEMA_VERSION}"
+                raise ValueError(msg)
+            parent, source = (Parent(**document.pop(key)) for key in ("parent", "source"))
+            plan = CompressionPlan.from_json(document.pop("plan"))
+            return cls(parent=parent, source=source, plan=plan, **document)
+        except FileNotFoundError as error:
+            msg = f"{directory}: no {MANIFEST_FILE} in it; not a directory that tcompress wrote"
+            raise ArtifactError(msg) from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            msg = f"{path}: not a manifest that can be read: {error}"
+            raise ArtifactError(msg) from error
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A directory that tcompress wrote.
+
+    Attributes:
+        directory: Where it is.
+        manifest: What it says about itself.
+    """
+
+    directory: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, directory: Path) -> Self:
+        """Open an artifact and check that its files are all there, unchanged.
+
+        Args:
+            directory: The directory.
+
+        Raises:
+            ArtifactError: If a file is missing, changed or not listed.
+        """
+        artifact = cls(directory, Manifest.read(directory))
+        if faults := artifact.faults():
+            msg = f"{directory}: {faults[0]}; write the artifact again"
+            raise ArtifactError(msg)
+        return artifact
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of all files that the manifest lists."""
+        return sum(int(entry["size_bytes"]) for entry in self.manifest.files.values())
+
+    def as_parent(self) -> Parent:
+        """Return the reference that a child's manifest keeps."""
+        return Parent(str(self.directory.resolve()), self.manifest.digest)
+
+    def faults(self) -> list[str]:
+        """Compare the files with the manifest; empty means that everything holds."""
+        listed = self.manifest.files
+        found = [p for p in sorted(self.directory.rglob("*")) if not p.is_dir() or p.is_symlink()]
+        present = {p.relative_to(self.directory).as_posix() for p in found} - {MANIFEST_FILE}
+        faults = [f"{name} is missing" for name in sorted(set(listed) - present)]
+        faults += [f"{name} is not in the manifest" for name in sorted(present - set(listed))]
+        for name in sorted(present & set(listed)):
+            path = self.directory / name
+            if path.is_symlink() or file_digest(path) != listed[name].get("sha256"):
+                faults.append(f"{name} differs from the manifest")
+        return faults
+
+
+def is_artifact(directory: Path) -> bool:
+    """Tell whether a directory looks like one that tcompress wrote.
+
+    Args:
+        directory: Any path.
+    """
+    return (directory / MANIFEST_FILE).is_file()
+
+
+@contextmanager
+def writing_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Give a staging directory that becomes `target` when the block ends well.
+
+    It stands beside the target, so that the last step is one rename. If the block raises,
+    nothing is left behind and an old target stays as it was.
+
+    Args:
+        target: The directory to appear.
+        replace: Whether an artifact that is already there may be replaced.
+
+    Yields:
+        The staging directory.
+
+    Raises:
+        OutputExistsError: If the target exists and may not be replaced.
+        StorageError: If the file system refuses.
+    """
+    check_output(target, replace=replace)
+    staging = target.parent / f"{_STAGING_PREFIX}{uuid.uuid4().hex}{_STAGING_SUFFIX}"
+    try:
+        staging.mkdir(parents=True)
+        yield staging
+        for path in staging.rglob("*"):
+            if path.is_file():
+                _sync(path)
+        _sync(staging)
+        _swap(staging, target)
+        _sync(target.parent)
+    except OSError as error:
+        msg = f"{target}: cannot be written: {error.strerror or error}"
+        raise StorageError(msg) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def writing_artifact(target: Path, *, replace: bool = False) -> Iterator["ArtifactDraft"]:
+    """Give a draft that becomes an artifact when the block ends well and set a manifest.
+
+    Args:
+        target: The directory to appear.
+        replace: Whether an artifact that is already there may be replaced.
+
+    Yields:
+        The draft.
+    """
+    with writing_directory(target, replace=replace) as staging:
+        draft = ArtifactDraft(staging)
+        yield draft
+        if draft.manifest is None:
+            msg = f"{target}: no manifest was set"
+            raise RuntimeError(msg)
+        files = {
+            path.relative_to(staging).as_posix(): {
+                "sha256": file_digest(path),
+                "size_bytes": path.stat().st_size,
+            }
+            for path in sorted(staging.rglob("*"))
+            if path.is_file()
+        }
+        document = draft.manifest.to_json() | {"files": files}
+        write_json(staging / MANIFEST_FILE, document)
+
+
+@dataclass
+class ArtifactDraft:
+    """An artifact that is being written.
+
+    Attributes:
+        directory: Where to put its files.
+        manifest: To be set before the block ends; its `files` are filled in.
+    """
+
+    directory: Path
+    manifest: Manifest | None = None
+
+
+def check_output(target: Path, *, replace: bool) -> None:
+    """Raise unless `target` may be written.
+
+    Args:
+        target: A directory to appear.
+        replace: Whether an artifact there may be replaced; anything else never may.
+
+    Raises:
+        OutputExistsError: If something is there that has to stay.
+    """
+    if not (target.exists() or target.is_symlink()):
+        return
+    if target.is_dir() and not target.is_symlink():
+        if not any(target.iterdir()):
+            return
+        if replace and is_artifact(target):
+            return
+    if replace:
+        msg = f"{target}: exists and is not an artifact of tcompress; choose another --output"
+    else:
+        msg = f"{target}: exists already; pass --force to replace it, or another --output"
+    raise OutputExistsError(msg)
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write a JSON document, readable and with a final newline.
+
+    Args:
+        path: The file.
+        document: What to write.
+    """
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write a file beside its target and rename it into place.
+
+    Args:
+        path: The file to appear.
+        text: Its content.
+
+    Raises:
+        StorageError: If the file system refuses.
+    """
+    staging = path.parent / f"{_STAGING_PREFIX}{uuid.uuid4().hex}{_STAGING_SUFFIX}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staging.write_text(text, encoding="utf-8")
+        _sync(staging)
+        staging.replace(path)
+    except OSError as error:
+        msg = f"{path}: cannot be written: {error.strerror or error}"
+        raise StorageError(msg) from error
+    finally:
+        staging.unlink(missing_ok=True)
+
+
+def _swap(staging: Path, target: Path) -> None:
+    """Rename the staging directory to the target, moving an old target aside first."""
+    old = staging.with_name(staging.name + ".old")
+    had_target = target.exists()
+    if had_target:
+        target.rename(old)
+    try:
+        staging.rename(target)
+    except OSError:
+        if had_target:
+            old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Force a file or directory to disk, where the system can."""
+    if os.name == "nt" and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

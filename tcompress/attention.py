@@ -1,0 +1,221 @@
+"""Multi-head attention that can lose heads."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class HeadAttention(nn.Module):
+    """Self- or cross-attention with separate projections and any number of heads.
+
+    Computes what `torch.nn.MultiheadAttention` computes, but its width need not equal
+    `num_heads * head_size` of the embedding, so heads can be removed. Without heads it returns
+    the output bias, which is what remains of the sublayer.
+
+    Args:
+        embed_dim: Width of the residual stream, E.
+        num_heads: Number of heads, H.
+        head_size: Width of one head, D.
+        bias: Whether the projections have biases.
+        batch_first: Whether inputs are `(batch, tokens, E)` or `(tokens, batch, E)`.
+        dropout: Dropout probability of the attention weights in training.
+    """
+
+    # nn.TransformerEncoder(Layer) reads these of its self_attn to choose its fused path, which
+    # knows only equal heads: these values send it down the ordinary one.
+    in_proj_bias = None
+    in_proj_weight = None
+    _qkv_same_embed_dim = False
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        head_size: int,
+        *,
+        bias: bool = True,
+        batch_first: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.embed_dim = embed_dim
+        self.head_size = head_size
+        self.batch_first = batch_first
+        self.dropout = dropout
+        width = num_heads * head_size
+        self.q_proj = nn.Linear(embed_dim, width, bias=bias)
+        self.k_proj = nn.Linear(embed_dim, width, bias=bias)
+        self.v_proj = nn.Linear(embed_dim, width, bias=bias)
+        self.out_proj = nn.Linear(width, embed_dim, bias=bias)
+
+    @property
+    def num_heads(self) -> int:
+        """Number of heads left; follows the width of the query projection."""
+        return self.q_proj.out_features // self.head_size
+
+    @classmethod
+    def from_torch(cls, source: nn.MultiheadAttention) -> "HeadAttention":
+        """Return the equal module for a `torch.nn.MultiheadAttention`.
+
+        Args:
+            source: The module to replace; it must be plain self-attention (equal query, key and
+                value widths, no `bias_k`, no zero attention).
+
+        Raises:
+            ValueError: If it uses one of the forms that are not supported.
+        """
+        if (
+            source.in_proj_weight is None
+            or source.bias_k is not None
+            or source.bias_v is not None
+            or source.add_zero_attn
+        ):
+            msg = (
+                "only nn.MultiheadAttention with equal query, key and value widths, without "
+                "add_bias_kv and add_zero_attn, can be replaced"
+            )
+            raise ValueError(msg)
+        module = cls(
+            source.embed_dim,
+            source.num_heads,
+            source.head_dim,
+            bias=source.in_proj_bias is not None,
+            batch_first=source.batch_first,
+            dropout=source.dropout,
+        )
+        projections = (module.q_proj, module.k_proj, module.v_proj)
+        with torch.no_grad():
+            for linear, weight in zip(projections, source.in_proj_weight.chunk(3), strict=True):
+                linear.weight.copy_(weight)
+            if source.in_proj_bias is not None:
+                for linear, bias in zip(projections, source.in_proj_bias.chunk(3), strict=True):
+                    linear.bias.copy_(bias)
+            module.out_proj.load_state_dict(source.out_proj.state_dict())
+        module.to(source.in_proj_weight.device, source.in_proj_weight.dtype)
+        return module.train(source.training)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = False,
+        attn_mask: Tensor | None = None,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, None]:
+        """Attend; the signature is that of `torch.nn.MultiheadAttention`.
+
+        Args:
+            query: `(batch, tokens, E)`, or `(tokens, batch, E)` without `batch_first`.
+            key: Likewise.
+            value: Likewise.
+            key_padding_mask: `(batch, tokens)`; True, or minus infinity, at padding.
+            need_weights: Ignored: weights are never returned.
+            attn_mask: `(tokens, tokens)` or `(batch * H, tokens, tokens)`; boolean (True hides)
+                or additive.
+            is_causal: A hint; the mask itself decides.
+
+        Returns:
+            The output, shaped like `query`, and None.
+        """
+        del need_weights, is_causal
+        if self.num_heads == 0:
+            return self.out_proj(query[..., :0]), None
+        if not self.batch_first:
+            query, key, value = (x.transpose(0, 1) for x in (query, key, value))
+        # q, k, v: (batch, heads, tokens, head_size)
+        q, k, v = (
+            self._split(linear, x)
+            for linear, x in ((self.q_proj, query), (self.k_proj, key), (self.v_proj, value))
+        )
+        mixed = functional.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=_additive_mask(key_padding_mask, attn_mask, q),
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        output = self.out_proj(mixed.transpose(1, 2).flatten(2))
+        return (output if self.batch_first else output.transpose(0, 1)), None
+
+    def _split(self, linear: nn.Linear, x: Tensor) -> Tensor:
+        projected: Tensor = linear(x)
+        return projected.unflatten(-1, (self.num_heads, self.head_size)).transpose(1, 2)
+
+
+class DroppedAttention(nn.Module):
+    """Stands where an attention sublayer lost all its heads: it mixes nothing.
+
+    Args:
+        output_name: Name that the output projection has inside the sublayer it replaces, or
+            None where the projection lives outside and gets an input without channels.
+        output: That projection, without input channels, whose bias is all that remains.
+    """
+
+    def __init__(self, output_name: str | None = None, output: nn.Linear | None = None) -> None:
+        super().__init__()
+        self.output_name = output_name
+        if output_name is not None and output is not None:
+            self.add_module(output_name, output)
+
+    def forward(self, hidden_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, ...]:
+        """Return the contribution of a sublayer without heads.
+
+        Args:
+            hidden_states: `(batch, tokens, E)`.
+            args: Ignored; masks and the like.
+            kwargs: Ignored.
+
+        Returns:
+            `(batch, tokens, 0)`, or the output bias as `(batch, tokens, E)`; and None.
+        """
+        empty = hidden_states[..., :0]
+        if self.output_name is None:
+            return empty, None  # type: ignore[return-value]
+        return self.get_submodule(self.output_name)(empty), None
+
+
+def replace_attention_(module: nn.Module) -> int:
+    """Replace every `torch.nn.MultiheadAttention` inside a module, in place, by an equal one.
+
+    `nn.TransformerEncoder`'s nested-tensor path, which bypasses the attention module, is
+    switched off on the way.
+
+    Args:
+        module: The module to change.
+
+    Returns:
+        How many were replaced.
+    """
+    found = [
+        (parent, name, child)
+        for parent in module.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, nn.MultiheadAttention)
+    ]
+    for parent, name, child in found:
+        setattr(parent, name, HeadAttention.from_torch(child))
+    for child in module.modules():
+        if isinstance(child, nn.TransformerEncoder):
+            child.use_nested_tensor = False
+    return len(found)
+
+
+def _additive_mask(padding: Tensor | None, mask: Tensor | None, like: Tensor) -> Tensor | None:
+    # like: (batch, heads, tokens, head_size)
+    total = None
+    if padding is not None:
+        total = _as_additive(padding, like)[:, None, None, :]
+    if mask is not None:
+        extra = _as_additive(mask, like)
+        if extra.dim() == 3:
+            extra = extra.unflatten(0, (like.shape[0], -1))
+        total = extra if total is None else total + extra
+    return total
+
+
+def _as_additive(mask: Tensor, like: Tensor) -> Tensor:
+    if mask.dtype != torch.bool:
+        return mask.to(like.dtype)
+    return torch.zeros_like(mask, dtype=like.dtype).masked_fill(mask, float("-inf"))

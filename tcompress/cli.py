@@ -1,0 +1,154 @@
+"""The command line: finds commands lazily, and turns exceptions into exit codes."""
+
+import os
+import sys
+import traceback
+from importlib import import_module
+from typing import Any, NoReturn
+
+import click
+
+from . import __version__
+from .errors import InputError, MachineError, RequestError, TcompressError
+
+EXIT_UNEXPECTED = 1
+EXIT_USAGE = 2
+EXIT_INPUT = 5
+EXIT_MACHINE = 6
+EXIT_INTERRUPTED = 130
+
+_DEBUG_VARIABLE = "TCOMPRESS_DEBUG"
+_COMMANDS = {
+    "init": "tcompress.commands:init",
+    "score": "tcompress.compress.commands:score",
+    "prune": "tcompress.compress.commands:prune",
+    "finetune": "tcompress.compress.commands:finetune",
+    "quantize": "tcompress.compress.commands:quantize",
+    "export": "tcompress.export.commands:export",
+    "evaluate": "tcompress.evaluate.commands:evaluate",
+    "gate": "tcompress.evaluate.commands:gate",
+    "run": "tcompress.pipeline:run",
+    "inspect": "tcompress.commands:inspect",
+    "doctor": "tcompress.commands:doctor",
+}
+
+
+class Failure(click.ClickException):
+    """A tcompress error as the command line shows it: one line, and an exit code.
+
+    Args:
+        message: The line.
+        exit_code: The process's exit code.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+    def show(self, file: Any = None) -> None:
+        """Print the line on stderr.
+
+        Args:
+            file: Where to print instead.
+        """
+        from .console import printable
+
+        line = printable(" ".join(self.message.split()))
+        click.echo(f"{click.style('error:', fg='red')} {line}", file=file, err=True)
+
+
+class CommandLine(click.Group):
+    """The root group; imports a command's module when the command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands in the order of the pipeline.
+
+        Args:
+            ctx: Click's context.
+        """
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command.
+
+        Args:
+            ctx: Click's context.
+            cmd_name: Name as typed.
+        """
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, attribute = _COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command and turn what it raises into an exit code.
+
+        Args:
+            ctx: Click's context.
+        """
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
+        except KeyboardInterrupt:
+            _fail("interrupted", EXIT_INTERRUPTED)
+        except TcompressError as error:
+            _fail(str(error), _exit_code(error))
+        except (OSError, MemoryError) as error:
+            _fail(f"{type(error).__name__}: {error}", EXIT_MACHINE)
+        except Exception as error:  # the last resort: a fault of tcompress's own
+            hint = f"set {_DEBUG_VARIABLE}=1 for the traceback"
+            _fail(f"unexpected {type(error).__name__}: {error} ({hint})", EXIT_UNEXPECTED)
+
+
+def _exit_code(error: TcompressError) -> int:
+    for kind, code in (
+        (RequestError, EXIT_USAGE),
+        (InputError, EXIT_INPUT),
+        (MachineError, EXIT_MACHINE),
+    ):
+        if isinstance(error, kind):
+            return code
+    return EXIT_UNEXPECTED
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    if os.environ.get(_DEBUG_VARIABLE):
+        traceback.print_exc(file=sys.stderr)
+    raise Failure(message, code)
+
+
+_EPILOG = """\b
+Exit codes:
+    0  done, or the gate passes
+    1  unexpected failure (also: an export that failed its parity check)
+    2  wrong usage
+    3  gate: regression shown
+    4  gate: inconclusive, not enough evidence
+    5  bad or unsafe input
+    6  environment or I/O (missing extra, disk full, no GPU)
+  130  interrupted
+"""
+
+
+@click.command(
+    cls=CommandLine,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=_EPILOG,
+)
+@click.version_option(__version__, prog_name="tcompress")
+def cli() -> None:
+    """Make a trained transformer encoder small and fast, and know what it cost.
+
+    The commands chain: each reads the newest artifact in the workspace that it can build on.
+
+    \b
+    Start:   tcompress run --demo                     (everything, on an embedded model)
+             tcompress init MODEL --data FILE         (your own)
+    """
+
+
+def main() -> None:
+    """Run the command line; the entry point of the console script."""
+    cli(prog_name="tcompress")

@@ -1,0 +1,146 @@
+"""What commands say: the product on stdout, the talk on stderr."""
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+
+ItemT = TypeVar("ItemT")
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+class Console:
+    """Where a command's words go.
+
+    Args:
+        as_json: Whether stdout carries one JSON document and nothing else.
+        quiet: Whether to keep silent about progress.
+    """
+
+    def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
+        self.as_json = as_json
+        self.quiet = quiet
+
+    def say(self, message: str) -> None:
+        """Tell the user what happens, on stderr.
+
+        Args:
+            message: One line.
+        """
+        if not self.quiet:
+            click.echo(printable(message), err=True)
+
+    def warn(self, message: str) -> None:
+        """Warn, on stderr, even when quiet.
+
+        Args:
+            message: One line.
+        """
+        click.echo(f"{click.style('warning:', fg='yellow')} {printable(message)}", err=True)
+
+    def show_json(self, document: Any) -> None:
+        """Print the command's one JSON document.
+
+        Args:
+            document: What to print.
+        """
+        click.echo(json.dumps(document, indent=2, allow_nan=False))
+
+    def show(self, text: str) -> None:
+        """Print a part of the product as text.
+
+        Args:
+            text: Any number of lines.
+        """
+        click.echo(text)
+
+    def table(
+        self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None
+    ) -> None:
+        """Print a table; the first column is left-aligned, the others right.
+
+        Args:
+            columns: Headings.
+            rows: Cells, shown by `str`.
+            title: Line above the table.
+        """
+        from rich import box
+        from rich.console import Console as RichConsole
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+        for i, name in enumerate(columns):
+            table.add_column(name, justify="left" if i == 0 else "right")
+        for row in rows:
+            table.add_row(*(Text(printable(str(cell))) for cell in row))
+        RichConsole(file=sys.stdout, highlight=False, soft_wrap=False).print(table)
+
+    def track(self, items: Iterable[ItemT], what: str, total: int | None = None) -> Iterator[ItemT]:
+        """Pass items on and show how far it is, with the time left.
+
+        A bar on a terminal; elsewhere a line every few seconds.
+
+        Args:
+            items: What is worked through.
+            what: What is being done, for the user.
+            total: Number of items, where `len` does not tell.
+
+        Yields:
+            The items.
+        """
+        if total is None:
+            total = len(items) if hasattr(items, "__len__") else None
+        if self.quiet:
+            yield from items
+        elif sys.stderr.isatty():
+            yield from self._bar(items, what, total)
+        else:
+            yield from self._lines(items, what, total)
+
+    @contextmanager
+    def step(self, what: str) -> Iterator[None]:
+        """Say that something begins, and how long it took when it ends well.
+
+        Args:
+            what: What is being done.
+
+        Yields:
+            Nothing.
+        """
+        start = time.perf_counter()
+        self.say(f"{what} ...")
+        yield
+        self.say(f"{what}: done in {time.perf_counter() - start:.1f} s")
+
+    def _bar(self, items: Iterable[ItemT], what: str, total: int | None) -> Iterator[ItemT]:
+        from rich.console import Console as RichConsole
+        from rich.progress import Progress
+
+        with Progress(console=RichConsole(file=sys.stderr), transient=True) as progress:
+            yield from progress.track(items, description=printable(what), total=total)
+
+    def _lines(self, items: Iterable[ItemT], what: str, total: int | None) -> Iterator[ItemT]:
+        start = last = time.perf_counter()
+        for done, item in enumerate(items):
+            now = time.perf_counter()
+            if now - last >= _SECONDS_BETWEEN_LINES and done:
+                last = now
+                left = f", {(now - start) / done * (total - done):.0f} s left" if total else ""
+                self.say(f"{what}: {done}/{total or '?'}{left}")
+            yield item
+
+
+def printable(text: str) -> str:
+    """Return text without characters that steer a terminal.
+
+    Names and texts come from files of unknown origin.
+
+    Args:
+        text: Any text.
+    """
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -1,0 +1,328 @@
+"""A trained encoder with its head, preprocessing, labels and compression plan."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .anatomy import Anatomy
+from .attention import replace_attention_
+from .data import Examples
+from .digests import file_digest
+from .errors import DataError, DeviceError, ModelError
+from .plan import CompressionPlan
+from .preprocessing import TOKENIZER_FILES, Batch, Preprocessor, open_preprocessor
+from .transformer import ARCHITECTURE_FILE, TransformerClassifier, TransformerSpec
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+_CARRIED_FILES = (CONFIG_FILE, ARCHITECTURE_FILE, *TOKENIZER_FILES)
+
+
+@dataclass
+class Encoder:
+    """A trained encoder that tcompress can work on.
+
+    Attributes:
+        model: The module; its logits are `(batch, labels)`.
+        plan: What is left of the source encoder, and in which precision it is to run.
+        labels: Class names, in the order of the logits.
+        preprocessor: Turns examples into the model's inputs.
+        directory: Where it was opened from.
+    """
+
+    model: nn.Module
+    plan: CompressionPlan
+    labels: tuple[str, ...]
+    preprocessor: Preprocessor
+    directory: Path
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """The pieces of the model as it is now."""
+        return Anatomy.of(self.model)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the parameters."""
+        return next(self.model.parameters()).device
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Compute logits, with gradients where autograd is on.
+
+        Args:
+            batch: Model inputs from the preprocessor.
+
+        Returns:
+            `(batch, labels)`, on the model's device.
+        """
+        tensors = {name: torch.from_numpy(array).to(self.device) for name, array in batch.items()}
+        return logits_of(self.model, tensors)
+
+    def predict(self, batch: Batch) -> Any:
+        """Compute logits as a NumPy array, in evaluation mode without gradients.
+
+        Args:
+            batch: Model inputs from the preprocessor.
+
+        Returns:
+            `(batch, labels)`, float32.
+        """
+        with torch.inference_mode(), evaluating(self.model):
+            return self.logits(batch).float().cpu().numpy()
+
+    def example_tensors(self, size: int = 2, tokens: int = 8) -> dict[str, Tensor]:
+        """Make inputs for tracing.
+
+        Args:
+            size: Examples.
+            tokens: Tokens per example.
+        """
+        tokens = min(tokens, self.preprocessor.max_tokens)
+        batch = self.preprocessor.random_batch(size, tokens)
+        return {name: torch.from_numpy(array).to(self.device) for name, array in batch.items()}
+
+    def to(self, device: str) -> "Encoder":
+        """Move the model; returns the encoder itself.
+
+        Args:
+            device: `cpu` or `cuda`.
+
+        Raises:
+            DeviceError: If there is no such device.
+        """
+        if device != "cpu" and not torch.cuda.is_available():
+            msg = f"device {device!r} was asked for, but torch finds no GPU here"
+            raise DeviceError(msg)
+        self.model.to(device)
+        return self
+
+    def save(self, directory: Path) -> None:
+        """Write weights, plan, configuration and tokenizer files.
+
+        Args:
+            directory: An existing directory; its files of the same names are replaced.
+        """
+        state = {name: value.contiguous() for name, value in self.model.state_dict().items()}
+        save_file(state, directory / WEIGHTS_FILE, metadata={"format": "pt"})
+        copy_carried_files(self.directory, directory)
+
+
+def logits_of(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """Run a model of any supported kind on named inputs.
+
+    Args:
+        model: A Hugging Face classifier or a `TransformerClassifier`.
+        inputs: Its inputs by name.
+
+    Returns:
+        Logits, `(batch, labels)`.
+    """
+    if isinstance(model, TransformerClassifier):
+        output: Tensor = model(inputs[model.spec.input_name], inputs.get("attention_mask"))
+        return output
+    logits: Tensor = model(**inputs).logits
+    return logits
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode, and back as it was afterwards.
+
+    Args:
+        model: The module.
+
+    Yields:
+        Nothing.
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def copy_carried_files(source: Path, target: Path) -> None:
+    """Copy configuration and tokenizer files byte by byte; nothing else.
+
+    Args:
+        source: A model directory.
+        target: An existing directory.
+    """
+    for name in _CARRIED_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
+def weights_digest(directory: Path) -> str:
+    """Return the sha256 of a model directory's weights file.
+
+    Args:
+        directory: A model directory.
+
+    Raises:
+        ModelError: If it holds no `model.safetensors`.
+    """
+    path = directory / WEIGHTS_FILE
+    if not path.is_file():
+        msg = f"{directory}: no {WEIGHTS_FILE} in it"
+        raise ModelError(msg)
+    return file_digest(path)
+
+
+def label_indices(labels: tuple[str, ...], examples: Examples) -> Tensor:
+    """Map the examples' label names to the model's classes, by name.
+
+    Where the model only has placeholder names (`LABEL_0`, ...), the data's `0`, `1`, ... mean
+    those.
+
+    Args:
+        labels: The model's class names.
+        examples: Labelled examples.
+
+    Returns:
+        `(examples,)`, int64.
+
+    Raises:
+        DataError: If the examples have no labels, or one the model does not know.
+    """
+    if examples.labels is None:
+        msg = f"{examples.origin}: no labels in it; name their column with --label-column"
+        raise DataError(msg)
+    index = {name: i for i, name in enumerate(labels)}
+    if all(name == f"LABEL_{i}" for i, name in enumerate(labels)):
+        index |= {str(i): i for i in range(len(labels))}
+    unknown = sorted(set(examples.labels) - set(index))
+    if unknown:
+        msg = (
+            f"{examples.origin}: label {unknown[0]!r} is not known to the model, "
+            f"whose labels are: {', '.join(labels)}"
+        )
+        raise DataError(msg)
+    return torch.tensor([index[name] for name in examples.labels], dtype=torch.int64)
+
+
+def open_encoder(directory: Path, plan: CompressionPlan | None = None) -> Encoder:
+    """Open a model directory.
+
+    Args:
+        directory: A Hugging Face sequence classifier (safetensors), or a directory with
+            `architecture.json` and `model.safetensors`.
+        plan: The plan that the weights were cut by; None for an unpruned model.
+
+    Raises:
+        ModelError: If the directory cannot be opened as an encoder.
+    """
+    if not directory.is_dir():
+        msg = f"{directory}: no such model directory"
+        raise ModelError(msg)
+    if (directory / ARCHITECTURE_FILE).is_file():
+        model, labels = _open_torch(directory, plan)
+    elif (directory / CONFIG_FILE).is_file():
+        model, labels = _open_transformers(directory, plan)
+    else:
+        msg = f"{directory}: neither {CONFIG_FILE} nor {ARCHITECTURE_FILE} in it; not a model"
+        raise ModelError(msg)
+    model.eval()
+    anatomy = Anatomy.of(model)
+    tokens = anatomy.embedding.tokens
+    preprocessor = open_preprocessor(
+        directory,
+        max_positions=anatomy.embedding.max_tokens,
+        vocab_size=tokens.num_embeddings if isinstance(tokens, nn.Embedding) else 0,
+        token_types=anatomy.embedding.token_types is not None,
+    )
+    if plan is None:
+        plan = CompressionPlan.dense(anatomy.head_counts, anatomy.neuron_counts)
+    return Encoder(model, plan, labels, preprocessor, directory)
+
+
+def _open_torch(directory: Path, plan: CompressionPlan | None) -> tuple[nn.Module, tuple[str, ...]]:
+    spec = TransformerSpec.read(directory / ARCHITECTURE_FILE)
+    state = _read_weights(directory)
+    model = TransformerClassifier(spec)
+    if any(name.endswith("in_proj_weight") for name in state):
+        _load_state(directory, model, state)
+        replace_attention_(model)
+    else:
+        replace_attention_(model)
+        if plan is not None:
+            Anatomy.of(model).resize_(plan)
+        _load_state(directory, model, state)
+    return model, spec.labels
+
+
+def _open_transformers(
+    directory: Path, plan: CompressionPlan | None
+) -> tuple[nn.Module, tuple[str, ...]]:
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    try:
+        config = AutoConfig.from_pretrained(
+            str(directory), local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # the parsers raise many kinds
+        msg = f"{directory / CONFIG_FILE}: cannot be read: {str(error).splitlines()[0]}"
+        raise ModelError(msg) from error
+    state = _read_weights(directory)
+    try:
+        model = AutoModelForSequenceClassification.from_config(
+            config, attn_implementation="sdpa", trust_remote_code=False
+        )
+    except ValueError as error:
+        msg = f"{directory}: no sequence classifier of type {config.model_type!r} is known"
+        raise ModelError(msg) from error
+    model = model.float()
+    anatomy = Anatomy.of(model)
+    if plan is not None:
+        anatomy.resize_(plan)
+    _load_state(directory, model, state)
+    labels = tuple(str(config.id2label[i]) for i in range(config.num_labels))
+    return model, labels
+
+
+def _read_weights(directory: Path) -> dict[str, Tensor]:
+    path = directory / WEIGHTS_FILE
+    if not path.is_file():
+        msg = f"{directory}: no {WEIGHTS_FILE} in it; save the model in safetensors form"
+        raise ModelError(msg)
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        msg = f"{path}: damaged or not safetensors: {error}"
+        raise ModelError(msg) from error
+    return {
+        name: value.float() if value.is_floating_point() else value for name, value in state.items()
+    }
+
+
+def _load_state(directory: Path, model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Load weights; every parameter of the model must be there and fit."""
+    expected = model.state_dict()
+    missing = sorted(set(expected) - set(state))
+    if missing:
+        head = [n for n in missing if n.startswith(("classifier", "pre_classifier"))]
+        what = "a classification head" if head == missing else f"the weights {missing[0]!r}"
+        hint = " (fine-tune it for classification first)" if head == missing else ""
+        msg = f"{directory / WEIGHTS_FILE}: {what} is missing{hint}"
+        raise ModelError(msg)
+    for name, value in expected.items():
+        if state[name].shape != value.shape:
+            msg = (
+                f"{directory / WEIGHTS_FILE}: {name!r} has shape {tuple(state[name].shape)}, "
+                f"the model expects {tuple(value.shape)}"
+            )
+            raise ModelError(msg)
+        if not torch.isfinite(state[name]).all():
+            msg = f"{directory / WEIGHTS_FILE}: {name!r} holds values that are not finite"
+            raise ModelError(msg)
+    model.load_state_dict({name: state[name] for name in expected})

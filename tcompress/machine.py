@@ -1,0 +1,101 @@
+"""What this machine is: processor, instruction sets, GPU, library versions."""
+
+import os
+import platform
+from importlib import metadata
+from typing import Any
+
+import psutil
+
+_FEATURES = {
+    "avx2": "avx2",
+    "avx512_f": "avx512",
+    "avx512_vnni": "avx512_vnni",
+    "avx_vnni": "avx_vnni",
+    "avx512_bf16": "avx512_bf16",
+    "amx_int8": "amx_int8",
+    "amx_bf16": "amx_bf16",
+    "asimd_dot": "arm_dot",
+    "neon_dot": "arm_dot",
+    "i8mm": "arm_i8mm",
+}
+_LIBRARIES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "torch-pruning",
+    "onnx",
+    "onnxruntime",
+    "optimum",
+    "numpy",
+)
+
+
+def cpu_features() -> dict[str, bool]:
+    """Return the instruction sets that matter for int8 and bf16, by name."""
+    import torch
+
+    found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    features = dict.fromkeys(_FEATURES.values(), False)
+    for raw, name in _FEATURES.items():
+        features[name] |= bool(found.get(raw, False))
+    if not found:  # torch before 2.12
+        features["avx2"] = torch.cpu._is_avx2_supported()  # type: ignore[attr-defined]
+        features["avx512"] = torch.cpu._is_avx512_supported()  # type: ignore[attr-defined]
+        features["avx512_vnni"] = torch.cpu._is_vnni_supported()  # type: ignore[attr-defined]
+    return features
+
+
+def has_int8_dot(features: dict[str, bool]) -> bool:
+    """Tell whether int8 products accumulate without saturating on this CPU.
+
+    Args:
+        features: From `cpu_features`.
+    """
+    names = ("avx512_vnni", "avx_vnni", "amx_int8", "arm_dot", "arm_i8mm")
+    return any(features.get(name, False) for name in names)
+
+
+def has_fast_bf16(features: dict[str, bool]) -> bool:
+    """Tell whether bf16 products run in hardware on this CPU.
+
+    Args:
+        features: From `cpu_features`.
+    """
+    return features.get("avx512_bf16", False) or features.get("amx_bf16", False)
+
+
+def usable_cpus() -> int:
+    """Return the number of logical CPUs this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of tcompress and the libraries that decide results."""
+    versions = {"python": platform.python_version()}
+    for name in ("tcompress", *_LIBRARIES):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return everything about the machine that a measurement should be read with."""
+    import torch
+
+    found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return {
+        "cpu": str(found.get("cpu_name") or platform.processor() or platform.machine()),
+        "cpu_features": cpu_features(),
+        "cpus_usable": usable_cpus(),
+        "cpus_physical": psutil.cpu_count(logical=False),
+        "memory_bytes": psutil.virtual_memory().total,
+        "load_average": list(psutil.getloadavg()),
+        "system": f"{platform.system()} {platform.release()}",
+        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        "versions": library_versions(),
+    }

@@ -1,0 +1,303 @@
+"""From examples to model inputs: tokenization, truncation, dynamic padding."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from .data import Examples
+from .errors import DataError, ModelError
+from .transformer import ARCHITECTURE_FILE, TransformerSpec
+
+Array = npt.NDArray[Any]
+Batch = dict[str, Array]
+"""Model inputs by name, each `(batch, tokens, ...)`."""
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Examples as model inputs, not yet padded.
+
+    Attributes:
+        lengths: Tokens per example, after truncation.
+        truncated: How many examples were longer than the model's positions.
+        collate: Makes one padded batch of the examples at the given positions.
+    """
+
+    lengths: npt.NDArray[np.int64]
+    truncated: int
+    collate: Callable[[Sequence[int]], Batch]
+
+    def batches(self, size: int) -> Iterator[tuple[list[int], Batch]]:
+        """Yield batches of examples of similar length, so that little is padded.
+
+        Args:
+            size: Examples per batch.
+
+        Yields:
+            Positions of the examples, and the batch.
+        """
+        order = np.argsort(self.lengths, kind="stable")
+        for start in range(0, len(order), size):
+            positions = [int(i) for i in order[start : start + size]]
+            yield positions, self.collate(positions)
+
+
+class Preprocessor(Protocol):
+    """Turns examples into model inputs."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest input in tokens; longer ones are truncated."""
+
+    def encode(self, examples: Examples) -> Encoded:
+        """Prepare examples.
+
+        Args:
+            examples: The examples.
+
+        Raises:
+            DataError: If the examples are not of the kind that the model takes.
+        """
+
+    def random_batch(self, size: int, tokens: int, seed: int = 0) -> Batch:
+        """Make a batch of an exact shape without padding, for timing and tracing.
+
+        Args:
+            size: Examples.
+            tokens: Tokens per example.
+            seed: Seed of the values.
+        """
+
+
+@dataclass(frozen=True)
+class TextPreprocessor:
+    """Tokenizes texts with the tokenizer of a model directory.
+
+    Attributes:
+        tokenizer: A fast Hugging Face tokenizer.
+        input_names: Names of the model's inputs, in the tokenizer's order.
+        max_tokens: Longest input in tokens.
+        vocab_size: Rows of the model's token table.
+    """
+
+    tokenizer: Any
+    input_names: tuple[str, ...]
+    max_tokens: int
+    vocab_size: int
+
+    def encode(self, examples: Examples) -> Encoded:
+        """Tokenize texts or text pairs; see `Preprocessor.encode`.
+
+        Args:
+            examples: Text examples.
+
+        Raises:
+            DataError: If the examples are tensors, or ids exceed the model's token table.
+        """
+        if examples.texts is None:
+            msg = f"{examples.origin}: this model reads texts, the file holds tensors"
+            raise DataError(msg)
+        pairs = None if examples.text_pairs is None else list(examples.text_pairs)
+        features = self.tokenizer(
+            list(examples.texts),
+            pairs,
+            truncation="longest_first",
+            max_length=self.max_tokens,
+            return_overflowing_tokens=False,
+        )
+        rows: list[list[int]] = features["input_ids"]
+        top = max((max(row) for row in rows if row), default=0)
+        if top >= self.vocab_size:
+            msg = (
+                f"the tokenizer gives token id {top}, the model's table has {self.vocab_size} "
+                "rows: the tokenizer belongs to another model"
+            )
+            raise DataError(msg)
+        lengths = np.asarray([len(row) for row in rows], dtype=np.int64)
+        at_limit = np.flatnonzero(lengths >= self.max_tokens)
+        columns = {name: features[name] for name in self.input_names}
+        padding = {name: self._padding_value(name) for name in self.input_names}
+        left = self.tokenizer.padding_side == "left"
+
+        def collate(positions: Sequence[int]) -> Batch:
+            longest = max(1, int(lengths[list(positions)].max()))
+            batch = {}
+            for name, values in columns.items():
+                array = np.full((len(positions), longest), padding[name], dtype=np.int64)
+                for i, position in enumerate(positions):
+                    row = values[position]
+                    part = slice(longest - len(row), None) if left else slice(len(row))
+                    array[i, part] = row
+                batch[name] = array
+            return batch
+
+        return Encoded(lengths, self._count_truncated(examples, at_limit), collate)
+
+    def random_batch(self, size: int, tokens: int, seed: int = 0) -> Batch:
+        """Make a batch of random token ids; see `Preprocessor.random_batch`.
+
+        Args:
+            size: Examples.
+            tokens: Tokens per example.
+            seed: Seed of the values.
+        """
+        shape = (size, tokens)
+        ids = np.random.default_rng(seed).integers(0, self.vocab_size, shape, dtype=np.int64)
+        if (pad := self.tokenizer.pad_token_id) is not None:
+            ids[ids == pad] = (pad + 1) % self.vocab_size
+        values = {"input_ids": ids, "attention_mask": np.ones(shape, dtype=np.int64)}
+        return {
+            name: values.get(name, np.zeros(shape, dtype=np.int64)) for name in self.input_names
+        }
+
+    def _padding_value(self, name: str) -> int:
+        if name == "input_ids":
+            return int(self.tokenizer.pad_token_id or 0)
+        return int(self.tokenizer.pad_token_type_id) if name == "token_type_ids" else 0
+
+    def _count_truncated(self, examples: Examples, at_limit: npt.NDArray[np.int64]) -> int:
+        if len(at_limit) == 0:
+            return 0
+        long = examples.take(at_limit)
+        pairs = None if long.text_pairs is None else list(long.text_pairs)
+        whole = self.tokenizer(list(long.texts or ()), pairs, truncation=False, verbose=False)
+        return sum(len(row) > self.max_tokens for row in whole["input_ids"])
+
+
+@dataclass(frozen=True)
+class TensorPreprocessor:
+    """Passes arrays on, cut to the model's positions.
+
+    Attributes:
+        spec: Architecture of the model.
+    """
+
+    spec: TransformerSpec
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest input in tokens."""
+        return self.spec.max_positions
+
+    def encode(self, examples: Examples) -> Encoded:
+        """Check and cut arrays; see `Preprocessor.encode`.
+
+        Args:
+            examples: Tensor examples.
+
+        Raises:
+            DataError: If the examples are texts or have the wrong width.
+        """
+        inputs = examples.inputs
+        if inputs is None:
+            msg = f"{examples.origin}: this model reads tensors, the file holds texts"
+            raise DataError(msg)
+        self._check_shape(examples.origin, inputs)
+        limit = self.max_tokens
+        inputs = inputs[:, :limit].astype(np.int64 if self.spec.vocab_size else np.float32)
+        mask = np.ones(inputs.shape[:2]) if examples.mask is None else examples.mask[:, :limit]
+        mask = mask.astype(np.int64)
+        whole = mask if examples.mask is None else examples.mask
+        truncated = int((whole[:, limit:].sum(1) > 0).sum())
+        if examples.mask is None and examples.inputs is not None:
+            truncated = len(examples) if examples.inputs.shape[1] > limit else 0
+
+        def collate(positions: Sequence[int]) -> Batch:
+            rows = list(positions)
+            longest = max(1, int(lengths[rows].max()))
+            return {
+                self.spec.input_name: inputs[rows, :longest],
+                "attention_mask": mask[rows, :longest],
+            }
+
+        ends = mask.shape[1] - np.argmax(mask[:, ::-1] > 0, axis=1)
+        lengths = np.where(mask.any(1), ends, 0).astype(np.int64)
+        return Encoded(lengths, truncated, collate)
+
+    def random_batch(self, size: int, tokens: int, seed: int = 0) -> Batch:
+        """Make a batch of random inputs; see `Preprocessor.random_batch`.
+
+        Args:
+            size: Examples.
+            tokens: Tokens per example.
+            seed: Seed of the values.
+        """
+        rng = np.random.default_rng(seed)
+        inputs: Array = (
+            rng.integers(0, self.spec.vocab_size, (size, tokens), dtype=np.int64)
+            if self.spec.vocab_size
+            else rng.standard_normal((size, tokens, self.spec.feature_size), dtype=np.float32)
+        )
+        mask = np.ones((size, tokens), dtype=np.int64)
+        return {self.spec.input_name: inputs, "attention_mask": mask}
+
+    def _check_shape(self, origin: str, inputs: Array) -> None:
+        expected = (
+            "(examples, tokens) ids"
+            if self.spec.vocab_size
+            else f"(examples, tokens, {self.spec.feature_size})"
+        )
+        fits = (
+            inputs.ndim == 2 and np.issubdtype(inputs.dtype, np.integer)
+            if self.spec.vocab_size
+            else inputs.ndim == 3 and inputs.shape[2] == self.spec.feature_size
+        )
+        if not fits:
+            msg = f"{origin}: 'inputs' must be {expected}, got {inputs.dtype} {inputs.shape}"
+            raise DataError(msg)
+        if self.spec.vocab_size and inputs.size and inputs.max() >= self.spec.vocab_size:
+            msg = f"{origin}: token id {inputs.max()} exceeds vocab_size {self.spec.vocab_size}"
+            raise DataError(msg)
+
+
+def open_preprocessor(
+    directory: Path, *, max_positions: int | None, vocab_size: int, token_types: bool
+) -> Preprocessor:
+    """Open the preprocessing of a model directory.
+
+    Args:
+        directory: A directory with `architecture.json`, or with tokenizer files.
+        max_positions: Longest input that the model's position table allows, or None.
+        vocab_size: Rows of the model's token table.
+        token_types: Whether the model takes `token_type_ids`.
+
+    Raises:
+        ModelError: If the directory has neither, or the tokenizer cannot be opened.
+    """
+    spec_path = directory / ARCHITECTURE_FILE
+    has_tokenizer = any((directory / name).is_file() for name in TOKENIZER_FILES)
+    if spec_path.is_file() and not has_tokenizer:
+        return TensorPreprocessor(TransformerSpec.read(spec_path))
+    if not has_tokenizer:
+        msg = f"{directory}: no tokenizer files in it (tokenizer.json, vocab.txt, ...)"
+        raise ModelError(msg)
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(directory), local_files_only=True, trust_remote_code=False, use_fast=True
+        )
+    except Exception as error:  # the tokenizer's parsers raise many kinds
+        msg = f"{directory}: the tokenizer cannot be opened: {str(error).splitlines()[0]}"
+        raise ModelError(msg) from error
+    limits = [tokenizer.model_max_length, max_positions or tokenizer.model_max_length]
+    available = tuple(tokenizer.model_input_names)
+    wanted = ("input_ids", "token_type_ids", "attention_mask")
+    names = tuple(n for n in wanted if n in available and (token_types or n != "token_type_ids"))
+    return TextPreprocessor(tokenizer, names, int(min(limits)), vocab_size)

@@ -1,0 +1,218 @@
+"""A classifier around `torch.nn.TransformerEncoder`, rebuilt from a JSON description."""
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .errors import ModelError
+
+ARCHITECTURE_FILE = "architecture.json"
+_ACTIVATIONS = {"relu": functional.relu, "gelu": functional.gelu}
+
+
+class Positions(StrEnum):
+    """How a token's place enters its embedding."""
+
+    SINUSOIDAL = "sinusoidal"
+    LEARNED = "learned"
+    NONE = "none"
+
+
+class Pooling(StrEnum):
+    """Which hidden states the classification head reads."""
+
+    FIRST = "first"
+    MEAN = "mean"
+
+
+@dataclass(frozen=True)
+class TransformerSpec:
+    """Architecture of a `TransformerClassifier`, as stored in `architecture.json`.
+
+    Attributes:
+        labels: Class names, in the order of the logits.
+        d_model: Width of the residual stream.
+        num_heads: Attention heads per layer.
+        feed_forward_size: FFN neurons per layer.
+        num_layers: Encoder layers.
+        vocab_size: Vocabulary size for inputs that are token ids; 0 for feature inputs.
+        feature_size: Width of each input vector for feature inputs; 0 for token ids.
+        max_positions: Longest input.
+        positions: How positions are encoded.
+        norm_first: Pre-norm layers with a final norm, instead of post-norm layers.
+        activation: `relu` or `gelu`.
+        bias: Whether the encoder's linear layers and norms have biases.
+        batch_first: Memory layout inside the encoder; inputs are `(batch, tokens)` either way.
+        pooling: What the head reads.
+        dropout: Dropout probability in training.
+    """
+
+    labels: tuple[str, ...]
+    d_model: int
+    num_heads: int
+    feed_forward_size: int
+    num_layers: int
+    vocab_size: int = 0
+    feature_size: int = 0
+    max_positions: int = 512
+    positions: Positions = Positions.SINUSOIDAL
+    norm_first: bool = False
+    activation: str = "relu"
+    bias: bool = True
+    batch_first: bool = True
+    pooling: Pooling = Pooling.MEAN
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Coerce the modes and check the numbers."""
+        object.__setattr__(self, "positions", Positions(self.positions))
+        object.__setattr__(self, "pooling", Pooling(self.pooling))
+        object.__setattr__(self, "labels", tuple(str(label) for label in self.labels))
+        sizes = (len(self.labels), self.d_model, self.num_heads, self.feed_forward_size)
+        if min(*sizes, self.num_layers, self.max_positions) < 1:
+            msg = f"sizes must be positive: {self}"
+            raise ValueError(msg)
+        if self.d_model % self.num_heads:
+            msg = f"d_model {self.d_model} is not a multiple of num_heads {self.num_heads}"
+            raise ValueError(msg)
+        if (self.vocab_size > 0) == (self.feature_size > 0):
+            msg = "exactly one of vocab_size and feature_size must be positive"
+            raise ValueError(msg)
+        if self.activation not in _ACTIVATIONS:
+            msg = f"activation must be one of {sorted(_ACTIVATIONS)}, got {self.activation!r}"
+            raise ValueError(msg)
+
+    @property
+    def input_name(self) -> str:
+        """Name of the main input: `input_ids` for token ids, `inputs` for features."""
+        return "input_ids" if self.vocab_size else "inputs"
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a specification from a JSON file.
+
+        Args:
+            path: An `architecture.json`.
+
+        Raises:
+            ModelError: If it is not a valid specification.
+        """
+        try:
+            document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            known = {field.name for field in fields(cls)}
+            if unknown := sorted(set(document) - known):
+                msg = f"unknown keys {unknown}; known are {sorted(known)}"
+                raise ValueError(msg)
+            return cls(**document)
+        except (OSError, ValueError, TypeError) as error:
+            msg = f"{path}: not an architecture description: {error}"
+            raise ModelError(msg) from error
+
+    def write(self, path: Path) -> None:
+        """Write the specification as JSON.
+
+        Args:
+            path: The file to write.
+        """
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+
+class TransformerClassifier(nn.Module):
+    """Embedding, positions, `nn.TransformerEncoder`, pooling, linear head.
+
+    Parameter names are the usual ones: `embedding.*`, `positions.*` (learned only),
+    `encoder.layers.N.*`, `encoder.norm.*` (pre-norm only), `classifier.*`.
+
+    Args:
+        spec: The architecture.
+    """
+
+    def __init__(self, spec: TransformerSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.embedding: nn.Embedding | nn.Linear = (
+            nn.Embedding(spec.vocab_size, spec.d_model)
+            if spec.vocab_size
+            else nn.Linear(spec.feature_size, spec.d_model)
+        )
+        self.positions: nn.Embedding | None = None
+        if spec.positions is Positions.LEARNED:
+            self.positions = nn.Embedding(spec.max_positions, spec.d_model)
+        if spec.positions is Positions.SINUSOIDAL:
+            table = sinusoidal_positions(spec.max_positions, spec.d_model)
+            self.register_buffer("position_table", table, persistent=False)
+        layer = nn.TransformerEncoderLayer(
+            spec.d_model,
+            spec.num_heads,
+            spec.feed_forward_size,
+            dropout=spec.dropout,
+            activation=_ACTIVATIONS[spec.activation],
+            batch_first=spec.batch_first,
+            norm_first=spec.norm_first,
+            bias=spec.bias,
+        )
+        final_norm = nn.LayerNorm(spec.d_model, bias=spec.bias) if spec.norm_first else None
+        self.encoder = nn.TransformerEncoder(
+            layer, spec.num_layers, norm=final_norm, enable_nested_tensor=False
+        )
+        self.classifier = nn.Linear(spec.d_model, len(spec.labels))
+
+    def forward(self, inputs: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Classify.
+
+        Args:
+            inputs: `(batch, tokens)` int64 ids or `(batch, tokens, feature_size)` floats.
+            attention_mask: `(batch, tokens)`; 1 at real tokens, 0 at padding. None: all real.
+
+        Returns:
+            Logits, `(batch, labels)`.
+        """
+        # x: (batch, tokens, d_model)
+        x = self.embedding(inputs)
+        if (table := self.position_weights()) is not None:
+            x = x + table[: inputs.shape[1]]
+        padding = None if attention_mask is None else attention_mask == 0
+        x = self.encoder(self._swap(x), src_key_padding_mask=padding)
+        return self.classifier(self._pool(self._swap(x), attention_mask))  # type: ignore[no-any-return]
+
+    def position_weights(self) -> Tensor | None:
+        """Return the position table, `(max_positions, d_model)`, or None without positions."""
+        if self.positions is not None:
+            return self.positions.weight
+        return getattr(self, "position_table", None)
+
+    def _swap(self, x: Tensor) -> Tensor:
+        return x if self.spec.batch_first else x.transpose(0, 1)
+
+    def _pool(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        if self.spec.pooling is Pooling.FIRST:
+            return x[:, 0]
+        if mask is None:
+            return x.mean(1)
+        weights = mask.to(x.dtype)[..., None]
+        return (x * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+
+def sinusoidal_positions(max_positions: int, width: int) -> Tensor:
+    """Return the fixed position table of Vaswani et al. 2017 (arXiv:1706.03762), section 3.5.
+
+    Args:
+        max_positions: Number of positions.
+        width: Width of the residual stream.
+
+    Returns:
+        `(max_positions, width)`, sines at even columns, cosines at odd ones.
+    """
+    position = torch.arange(max_positions, dtype=torch.float32)[:, None]
+    rates = torch.exp(torch.arange(0, width, 2, dtype=torch.float32) * (-math.log(1e4) / width))
+    table = torch.zeros(max_positions, width)
+    table[:, 0::2] = torch.sin(position * rates)
+    table[:, 1::2] = torch.cos(position * rates)[:, : width // 2]
+    return table

@@ -1,0 +1,300 @@
+"""A directory with a `tcompress.toml`, in which the commands chain."""
+
+import os
+import tomllib
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+import tomli_w
+
+from .artifact import ENCODER_KIND, Artifact, Manifest, Parent, is_artifact, write_text_atomically
+from .data import Columns, Examples, read_examples, split_examples
+from .encoder import weights_digest
+from .errors import DataError, WorkspaceError
+
+CONFIG_FILE = "tcompress.toml"
+ENVIRONMENT_VARIABLE = "TCOMPRESS_WORKSPACE"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where examples come from: either one file that is split, or a file per split.
+
+    Attributes:
+        file: One file for all splits.
+        train: File of the training split; calibration examples are drawn from it.
+        validation: File of the selection split.
+        test: File of the split that `evaluate` and `gate` use.
+        text_column: Column of the text.
+        text_pair_column: Column of the second text, or None.
+        label_column: Column of the label.
+        group_column: Column whose values stay on one side when `file` is split, or None.
+        validation_fraction: Part of `file` for validation.
+        test_fraction: Part of `file` for test.
+        split_seed: Seed of the split.
+    """
+
+    file: str | None = None
+    train: str | None = None
+    validation: str | None = None
+    test: str | None = None
+    text_column: str = "text"
+    text_pair_column: str | None = None
+    label_column: str = "label"
+    group_column: str | None = None
+    validation_fraction: float = 0.2
+    test_fraction: float = 0.3
+    split_seed: int = 0
+
+    @property
+    def columns(self) -> Columns:
+        """The column names."""
+        return Columns(
+            self.text_column, self.text_pair_column, self.label_column, self.group_column
+        )
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The three splits; no input occurs in two of them.
+
+    Attributes:
+        train: For fitting and calibration.
+        validation: For selection.
+        test: For evaluation and gating.
+        dropped: How many examples of train and validation were left out because their input
+            also occurs in a later split.
+    """
+
+    train: Examples
+    validation: Examples
+    test: Examples
+    dropped: int = 0
+
+
+@dataclass(frozen=True)
+class WorkspaceConfig:
+    """Content of `tcompress.toml`.
+
+    Attributes:
+        model: Directory of the source model; relative paths count from the workspace.
+        data: Where examples come from.
+        seed: Default seed of the stages.
+        demo: Name of the embedded default that this workspace was made from, or None.
+    """
+
+    model: str
+    data: DataConfig
+    seed: int = 0
+    demo: str | None = None
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A workspace that was opened.
+
+    Attributes:
+        directory: Where it is.
+        config: What its file says.
+    """
+
+    directory: Path
+    config: WorkspaceConfig
+    _splits: list[Splits] = field(default_factory=list, compare=False, repr=False)
+
+    @classmethod
+    def open(cls, directory: Path) -> Self:
+        """Read a workspace.
+
+        Args:
+            directory: A directory with a `tcompress.toml`.
+
+        Raises:
+            WorkspaceError: If there is none, or it cannot be read.
+        """
+        path = directory / CONFIG_FILE
+        if not path.is_file():
+            msg = (
+                f"no workspace in {directory} (no {CONFIG_FILE}); start one with "
+                "`tcompress init MODEL --data FILE` or `tcompress init --demo`, "
+                "or name a model with --model"
+            )
+            raise WorkspaceError(msg)
+        try:
+            document = tomllib.loads(path.read_text(encoding="utf-8"))
+            return cls(directory, _config_from(document))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            msg = f"{path}: {error}"
+            raise WorkspaceError(msg) from error
+
+    @classmethod
+    def create(cls, directory: Path, config: WorkspaceConfig, *, replace: bool = False) -> Self:
+        """Start a workspace.
+
+        Args:
+            directory: Where; created when missing.
+            config: What its file is to say.
+            replace: Whether an existing `tcompress.toml` may be replaced.
+
+        Raises:
+            WorkspaceError: If there is one already that says something else.
+        """
+        path = directory / CONFIG_FILE
+        if path.exists() and not replace:
+            if cls.open(directory).config == config:
+                return cls(directory, config)
+            msg = f"{path}: a workspace is here already; pass --force to replace its settings"
+            raise WorkspaceError(msg)
+        document = {"schema_version": SCHEMA_VERSION} | _without_none(asdict(config))
+        write_text_atomically(path, tomli_w.dumps(document))
+        return cls(directory, config)
+
+    @property
+    def artifacts_directory(self) -> Path:
+        """Where the stages write."""
+        return self.directory / "artifacts"
+
+    @property
+    def report_directory(self) -> Path:
+        """Where `evaluate` writes its report."""
+        return self.directory / "report"
+
+    @property
+    def model_directory(self) -> Path:
+        """Directory of the source model."""
+        return self.directory / self.config.model
+
+    def source(self) -> Parent:
+        """Return the reference to the source model that manifests keep."""
+        return reference_to(self.model_directory)
+
+    def artifacts(self) -> list[Artifact]:
+        """Return every artifact in the workspace, oldest first; digests are not yet checked.
+
+        Raises:
+            ArtifactError: If a manifest cannot be read.
+        """
+        root = self.artifacts_directory
+        found = [
+            Artifact(path.parent, Manifest.read(path.parent))
+            for path in root.glob("**/manifest.json")
+            if not any(part.startswith(".tcompress-") for part in path.parts)
+        ]
+        return sorted(found, key=lambda artifact: artifact.manifest.created)
+
+    def newest_encoder(self, stages: tuple[str, ...]) -> Path:
+        """Return the newest artifact of the given stages, or the source model.
+
+        Args:
+            stages: Stages whose output is wanted.
+        """
+        fitting = [
+            artifact
+            for artifact in self.artifacts()
+            if artifact.manifest.kind == ENCODER_KIND and artifact.manifest.stage in stages
+        ]
+        return fitting[-1].directory if fitting else self.model_directory
+
+    def splits(self) -> Splits:
+        """Read the data and return disjoint splits; read once.
+
+        Raises:
+            DataError: If a file is missing or bad, or a split ends up empty.
+        """
+        if not self._splits:
+            self._splits.append(_disjoint(*self._read_splits()))
+        return self._splits[0]
+
+    def _read_splits(self) -> tuple[Examples, Examples, Examples]:
+        data = self.config.data
+        if data.file is not None:
+            examples = read_examples(self.directory / data.file, data.columns)
+            return split_examples(
+                examples,
+                validation=data.validation_fraction,
+                test=data.test_fraction,
+                seed=data.split_seed,
+            )
+        train, validation, test = (
+            read_examples(self.directory / name, data.columns)
+            for name in (data.train, data.validation, data.test)
+            if name is not None
+        )
+        return train, validation, test
+
+
+def find_workspace(explicit: Path | None) -> Workspace:
+    """Open the workspace that a command is to work in.
+
+    Args:
+        explicit: Directory from `--workspace`, or None for `TCOMPRESS_WORKSPACE`, or else the
+            current directory.
+
+    Raises:
+        WorkspaceError: If there is none.
+    """
+    return Workspace.open(explicit or Path(os.environ.get(ENVIRONMENT_VARIABLE) or "."))
+
+
+def reference_to(directory: Path) -> Parent:
+    """Return the reference to a model directory or artifact that a child's manifest keeps.
+
+    Args:
+        directory: A model directory or an artifact.
+    """
+    if is_artifact(directory):
+        return Artifact(directory, Manifest.read(directory)).as_parent()
+    return Parent(str(directory.resolve()), weights_digest(directory))
+
+
+def source_of(directory: Path) -> Parent:
+    """Return the unpruned source of a model directory or artifact.
+
+    Args:
+        directory: A model directory (its own source) or an artifact.
+    """
+    if is_artifact(directory):
+        return Manifest.read(directory).source
+    return reference_to(directory)
+
+
+def _disjoint(train: Examples, validation: Examples, test: Examples) -> Splits:
+    clean_validation = validation.without(test)
+    clean_train = train.without(test).without(clean_validation)
+    dropped = len(train) - len(clean_train) + len(validation) - len(clean_validation)
+    for name, split in (("train", clean_train), ("validation", clean_validation)):
+        if len(split) == 0:
+            msg = f"{split.origin}: every example of {name} also occurs in a later split"
+            raise DataError(msg)
+    return Splits(clean_train, clean_validation, test, dropped)
+
+
+def _config_from(document: dict[str, Any]) -> WorkspaceConfig:
+    version = document.pop("schema_version", None)
+    if version != SCHEMA_VERSION:
+        msg = f"schema_version must be {SCHEMA_VERSION}, got {version!r}"
+        raise ValueError(msg)
+    data = document.pop("data", {})
+    _check_keys("[data]", data, DataConfig)
+    _check_keys("the file", document, WorkspaceConfig)
+    config = WorkspaceConfig(data=DataConfig(**data), **document)
+    has_all = all((config.data.train, config.data.validation, config.data.test))
+    if (config.data.file is None) != has_all:
+        msg = "[data] needs either file, or train, validation and test"
+        raise ValueError(msg)
+    return config
+
+
+def _check_keys(where: str, table: dict[str, Any], kind: type) -> None:
+    known = {item.name for item in fields(kind)}
+    if unknown := sorted(set(table) - known):
+        msg = f"unknown key {unknown[0]!r} in {where}; known are: {', '.join(sorted(known))}"
+        raise ValueError(msg)
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_none(v) for k, v in value.items() if v is not None}
+    return value
