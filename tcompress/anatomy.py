@@ -463,7 +463,8 @@ def _torch_anatomy(model: TransformerClassifier) -> Anatomy:
         input_name=spec.input_name, tokens=model.embedding, positions=model.position_weights()
     )
     head = HeadAnatomy(spec.pooling, ((model.classifier, None),))
-    final_norm = model.encoder.norm
+    norm = model.encoder.norm
+    final_norm = None if norm is None else _expect(norm, nn.LayerNorm)
     return Anatomy("nn.TransformerEncoder", embedding, layers, final_norm, head)
 
 

@@ -143,9 +143,30 @@ class Artifact:
         """Size of all files that the manifest lists."""
         return sum(int(entry["size_bytes"]) for entry in self.manifest.files.values())
 
+    @property
+    def model_bytes(self) -> int:
+        """Size of the model file alone: the largest of all files."""
+        return max(int(entry["size_bytes"]) for entry in self.manifest.files.values())
+
     def as_parent(self) -> Parent:
         """Return the reference that a child's manifest keeps."""
         return Parent(str(self.directory.resolve()), self.manifest.digest)
+
+    def summary(self) -> dict[str, Any]:
+        """Return what a stage's `--json` shows of the artifact it wrote."""
+        manifest = self.manifest
+        return {
+            "schema_version": manifest.schema_version,
+            "kind": manifest.kind,
+            "stage": manifest.stage,
+            "path": str(self.directory),
+            "digest": manifest.digest,
+            "parent": manifest.parent.path,
+            "plan": manifest.plan.summary(),
+            "recipe": manifest.recipe,
+            "details": manifest.details,
+            "size_bytes": self.size_bytes,
+        }
 
     def faults(self) -> list[str]:
         """Compare the files with the manifest; empty means that everything holds."""

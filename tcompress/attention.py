@@ -136,12 +136,13 @@ class HeadAttention(nn.Module):
             attn_mask=_additive_mask(key_padding_mask, attn_mask, q),
             dropout_p=self.dropout if self.training else 0.0,
         )
-        output = self.out_proj(mixed.transpose(1, 2).flatten(2))
+        output: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return (output if self.batch_first else output.transpose(0, 1)), None
 
     def _split(self, linear: nn.Linear, x: Tensor) -> Tensor:
         projected: Tensor = linear(x)
-        return projected.unflatten(-1, (self.num_heads, self.head_size)).transpose(1, 2)
+        # (batch, tokens, heads, head_size) -> (batch, heads, tokens, head_size)
+        return projected.view(*projected.shape[:2], self.num_heads, -1).transpose(1, 2)
 
 
 class DroppedAttention(nn.Module):
@@ -159,7 +160,9 @@ class DroppedAttention(nn.Module):
         if output_name is not None and output is not None:
             self.add_module(output_name, output)
 
-    def forward(self, hidden_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, ...]:
+    def forward(
+        self, hidden_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, None]:
         """Return the contribution of a sublayer without heads.
 
         Args:
@@ -172,8 +175,9 @@ class DroppedAttention(nn.Module):
         """
         empty = hidden_states[..., :0]
         if self.output_name is None:
-            return empty, None  # type: ignore[return-value]
-        return self.get_submodule(self.output_name)(empty), None
+            return empty, None
+        output: Tensor = self.get_submodule(self.output_name)(empty)
+        return output, None
 
 
 def replace_attention_(module: nn.Module) -> int:
@@ -196,9 +200,9 @@ def replace_attention_(module: nn.Module) -> int:
     ]
     for parent, name, child in found:
         setattr(parent, name, HeadAttention.from_torch(child))
-    for child in module.modules():
-        if isinstance(child, nn.TransformerEncoder):
-            child.use_nested_tensor = False
+    for stack in module.modules():
+        if isinstance(stack, nn.TransformerEncoder):
+            stack.use_nested_tensor = False
     return len(found)
 
 

@@ -26,7 +26,7 @@ _COMMANDS = {
     "quantize": "tcompress.compress.commands:quantize",
     "export": "tcompress.export.commands:export",
     "evaluate": "tcompress.evaluate.commands:evaluate",
-    "gate": "tcompress.evaluate.commands:gate",
+    "gate": "tcompress.evaluate.gate_command:gate",
     "run": "tcompress.pipeline:run",
     "inspect": "tcompress.commands:inspect",
     "doctor": "tcompress.commands:doctor",
@@ -43,7 +43,7 @@ class Failure(click.ClickException):
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
-        self.exit_code = exit_code
+        self.exit_code = exit_code  # type: ignore[misc]
 
     def show(self, file: Any = None) -> None:
         """Print the line on stderr.

@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -93,8 +93,8 @@ class Console:
         Yields:
             The items.
         """
-        if total is None:
-            total = len(items) if hasattr(items, "__len__") else None
+        if total is None and isinstance(items, Sized):
+            total = len(items)
         if self.quiet:
             yield from items
         elif sys.stderr.isatty():

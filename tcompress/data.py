@@ -168,9 +168,11 @@ def _read_table(path: Path, kind: str) -> pd.DataFrame:
     text: dict[str, Any] = {"dtype": str, "keep_default_na": False, "encoding": "utf-8"}
     try:
         if kind == ".jsonl":
-            return pd.read_json(path, lines=True, dtype=False, convert_dates=False)
+            rows: pd.DataFrame = pd.read_json(path, lines=True, dtype=False, convert_dates=False)
+            return rows
         if kind == ".parquet":
-            return pd.read_parquet(path)
+            table: pd.DataFrame = pd.read_parquet(path)
+            return table
         return pd.read_csv(path, sep="\t" if kind == ".tsv" else ",", **text)
     except ImportError as error:
         raise MissingExtraError("parquet", "reading Parquet files") from error

@@ -40,9 +40,9 @@ def cpu_features() -> dict[str, bool]:
     for raw, name in _FEATURES.items():
         features[name] |= bool(found.get(raw, False))
     if not found:  # torch before 2.12
-        features["avx2"] = torch.cpu._is_avx2_supported()  # type: ignore[attr-defined]
-        features["avx512"] = torch.cpu._is_avx512_supported()  # type: ignore[attr-defined]
-        features["avx512_vnni"] = torch.cpu._is_vnni_supported()  # type: ignore[attr-defined]
+        features["avx2"] = torch.cpu._is_avx2_supported()
+        features["avx512"] = torch.cpu._is_avx512_supported()
+        features["avx512_vnni"] = torch.cpu._is_vnni_supported()
     return features
 
 

@@ -1,13 +1,26 @@
 """What every stage does around its own work: find inputs, name outputs, know what is done."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .artifact import Artifact, Manifest, Parent, check_output, is_artifact
+from .artifact import (
+    ENCODER_KIND,
+    Artifact,
+    Manifest,
+    check_output,
+    is_artifact,
+    writing_artifact,
+)
+from .console import Console
 from .data import Columns, Examples, read_examples
+from .encoder import Encoder
 from .errors import ArtifactError, RequestError, WorkspaceError
+from .loading import load_encoder
 from .options import Common, DataOptions, StageOptions
-from .workspace import Workspace, find_workspace
+from .preprocessing import Encoded, Preprocessor
+from .workspace import Workspace, find_workspace, reference_to, source_of
 
 
 def optional_workspace(common: Common, *, needed: bool) -> Workspace | None:
@@ -72,34 +85,230 @@ def output_directory(workspace: Workspace | None, options: StageOptions, *name: 
     return output
 
 
-def input_examples(workspace: Workspace | None, options: DataOptions, split: str) -> Examples:
-    """Return the examples that a stage works on.
+@dataclass(frozen=True)
+class DataSource:
+    """Where a command's examples come from: `--data`, or the workspace's splits.
 
-    Args:
+    Attributes:
         workspace: The workspace, or None.
         options: The command's data options.
-        split: `train`, `validation` or `test`: the workspace's split to use without `--data`.
-
-    Raises:
-        RequestError: If there is neither a workspace nor `--data`.
     """
-    if options.data is None:
-        if workspace is None:
+
+    workspace: Workspace | None
+    options: DataOptions
+
+    def examples(self, split: str) -> Examples:
+        """Return the examples that a command works on.
+
+        Args:
+            split: `train`, `validation` or `test`: which of the workspace's splits to use where
+                `--data` names no file.
+
+        Raises:
+            RequestError: If there is neither a workspace nor `--data`.
+        """
+        if self.options.data is None:
+            return self.workspace_split(split)
+        usual = Columns() if self.workspace is None else self.workspace.config.data.columns
+        columns = Columns(
+            text=self.options.text_column or usual.text,
+            text_pair=self.options.text_pair_column or usual.text_pair,
+            label=self.options.label_column or usual.label,
+        )
+        return read_examples(self.options.data, columns)
+
+    def training_examples(self) -> Examples:
+        """Return the examples to fit and calibrate on; none of them is used to select or judge.
+
+        Raises:
+            DataError: If nothing is left.
+        """
+        examples = self.examples("train")
+        if self.options.data is None or self.workspace is None:
+            return examples
+        splits = self.workspace.splits()
+        return examples.without(splits.validation).without(splits.test)
+
+    def workspace_split(self, split: str) -> Examples:
+        """Return a split of the workspace.
+
+        Args:
+            split: `train`, `validation` or `test`.
+
+        Raises:
+            RequestError: If there is no workspace.
+        """
+        if self.workspace is None:
             msg = "without a workspace, name the examples with --data"
             raise RequestError(msg)
-        examples: Examples = getattr(workspace.splits(), split)
+        examples: Examples = getattr(self.workspace.splits(), split)
         return examples
-    usual = Columns() if workspace is None else workspace.config.data.columns
-    columns = Columns(
-        text=options.text_column or usual.text,
-        text_pair=options.text_pair_column or usual.text_pair,
-        label=options.label_column or usual.label,
-    )
-    return read_examples(options.data, columns)
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """One run of a stage that reads an encoder and writes an artifact.
+
+    Attributes:
+        name: The stage.
+        directory: What it reads.
+        output: What it writes.
+        force: Whether an artifact in the way may be replaced.
+        seed: Its seed.
+        data: Its examples.
+        console: Where it speaks.
+    """
+
+    name: str
+    directory: Path
+    output: Path
+    force: bool
+    seed: int
+    data: DataSource
+    console: Console
+
+    @classmethod
+    def open(
+        cls,
+        name: str,
+        common: Common,
+        options: StageOptions,
+        *,
+        builds_on: tuple[str, ...],
+        data: DataOptions | None = None,
+        output: tuple[str, ...] = (),
+    ) -> "StageRun":
+        """Find out what a stage reads and writes.
+
+        Args:
+            name: The stage.
+            common: The command's common options.
+            options: The command's stage options.
+            builds_on: Stages whose encoders it can read, besides the source model.
+            data: The command's data options.
+            output: Path below the workspace's artifacts; the stage's name by default.
+
+        Raises:
+            RequestError: If nothing says what to read or where to write.
+        """
+        workspace = optional_workspace(common, needed=options.model is None)
+        return cls(
+            name,
+            input_model(workspace, options.model, builds_on),
+            output_directory(workspace, options, *(output or (name,))),
+            options.force,
+            seed_of(common, workspace),
+            DataSource(workspace, data or DataOptions(None, None, None, None)),
+            common.console,
+        )
+
+    def finished(self, recipe: dict[str, Any]) -> Artifact | None:
+        """Return the artifact at the output if it is what this run would write again.
+
+        Args:
+            recipe: The stage's parameters.
+
+        Returns:
+            The artifact, or None when the stage has to run.
+
+        Raises:
+            OutputExistsError: If something else is there and may not be replaced.
+        """
+        if not self.force and is_artifact(self.output):
+            try:
+                manifest = Manifest.read(self.output)
+                parent = reference_to(self.directory)
+                if (manifest.parent.digest, manifest.recipe) == (parent.digest, recipe):
+                    self.console.say(f"{self.name}: {self.output} is up to date")
+                    return Artifact.open(self.output)
+            except ArtifactError:
+                pass  # damaged: treated like any other output in the way
+        check_output(self.output, replace=self.force)
+        return None
+
+    def transform(
+        self, recipe: dict[str, Any], work: Callable[[Encoder], dict[str, Any]]
+    ) -> Artifact:
+        """Load the encoder, change it, and write it as the stage's artifact, unless that is done.
+
+        Args:
+            recipe: The stage's parameters; equal recipe and input, equal result.
+            work: Changes the encoder in place; returns details for the manifest.
+        """
+        if (done := self.finished(recipe)) is not None:
+            return done
+        encoder = load_encoder(self.directory)
+        details = work(encoder)
+
+        def save(directory: Path) -> dict[str, Any]:
+            encoder.save(directory)
+            return details
+
+        return self.write(ENCODER_KIND, encoder, recipe, save, encoder.plan.precision)
+
+    def write(
+        self,
+        kind: str,
+        encoder: Encoder,
+        recipe: dict[str, Any],
+        save: Callable[[Path], dict[str, Any]],
+        precision: str,
+    ) -> Artifact:
+        """Write the stage's artifact, all or nothing.
+
+        Args:
+            kind: Kind of artifact.
+            encoder: What its plan is taken from.
+            recipe: The stage's parameters.
+            save: Writes the files into a directory; returns details for the manifest.
+            precision: Precision that the files run in.
+        """
+        with writing_artifact(self.output, replace=self.force) as draft:
+            details = save(draft.directory)
+            draft.manifest = Manifest(
+                kind=kind,
+                stage=self.name,
+                parent=reference_to(self.directory),
+                source=source_of(self.directory),
+                plan=encoder.plan,
+                recipe=recipe,
+                precision=precision,
+                details=details,
+            )
+        self.console.say(f"{self.name}: wrote {self.output}")
+        return Artifact(self.output, Manifest.read(self.output))
+
+    def encode(self, encoder: Encoder, examples: Examples) -> Encoded:
+        """Prepare examples for an encoder, and warn about what was cut off.
+
+        Args:
+            encoder: The encoder.
+            examples: The examples.
+        """
+        return encode_with_warning(encoder.preprocessor, examples, self.console)
+
+
+def encode_with_warning(
+    preprocessor: Preprocessor, examples: Examples, console: Console
+) -> Encoded:
+    """Prepare examples for a model, and warn about those that are longer than its positions.
+
+    Args:
+        preprocessor: The model's preprocessor.
+        examples: The examples.
+        console: Where to warn.
+    """
+    encoded = preprocessor.encode(examples)
+    if encoded.truncated:
+        console.warn(
+            f"{encoded.truncated} of {len(examples)} examples are longer than the model's "
+            f"{preprocessor.max_tokens} positions and were cut off there"
+        )
+    return encoded
 
 
 def seed_of(common: Common, workspace: Workspace | None) -> int:
-    """Return the seed that a stage uses.
+    """Return the seed that a command uses.
 
     Args:
         common: The command's common options.
@@ -108,31 +317,3 @@ def seed_of(common: Common, workspace: Workspace | None) -> int:
     if common.seed is not None:
         return common.seed
     return 0 if workspace is None else workspace.config.seed
-
-
-def finished_artifact(
-    output: Path, parent: Parent, recipe: dict[str, Any], *, force: bool
-) -> Artifact | None:
-    """Return the artifact at `output` if it is what the stage would write again.
-
-    Args:
-        output: Where the stage writes.
-        parent: What it reads.
-        recipe: Its parameters.
-        force: Whether to write again in any case.
-
-    Returns:
-        The artifact, or None when the stage has to run.
-
-    Raises:
-        OutputExistsError: If something else is there and `force` is not set.
-    """
-    if not force and is_artifact(output):
-        try:
-            manifest = Manifest.read(output)
-            if (manifest.parent.digest, manifest.recipe) == (parent.digest, recipe):
-                return Artifact.open(output)
-        except ArtifactError:
-            pass  # damaged: treated like any other output in the way
-    check_output(output, replace=force)
-    return None

@@ -157,6 +157,11 @@ class Workspace:
         return self.directory / "artifacts"
 
     @property
+    def scores_file(self) -> Path:
+        """Where `score` writes."""
+        return self.directory / "scores.json"
+
+    @property
     def report_directory(self) -> Path:
         """Where `evaluate` writes its report."""
         return self.directory / "report"

@@ -1,0 +1,155 @@
+"""The `init` command; it stands here because the demos are trained."""
+
+from pathlib import Path
+
+import click
+
+from tcompress.options import (
+    CONTEXT,
+    DIRECTORY,
+    FILE,
+    RATIO,
+    Common,
+    common_options,
+)
+
+_DEMOS = ("reviews", "digits")
+
+
+@click.command(context_settings=CONTEXT)
+@click.argument("model", required=False, type=DIRECTORY)
+@click.option(
+    "--demo",
+    is_flag=False,
+    flag_value="reviews",
+    type=click.Choice(_DEMOS),
+    help="Start with an embedded model and its data; reviews when no name is given.",
+)
+@click.option("--data", type=FILE, help="One file with all examples, split by tcompress.")
+@click.option("--train", type=FILE, help="Training examples, where they have a file of their own.")
+@click.option("--validation", type=FILE, help="Examples to select by, likewise.")
+@click.option("--test", type=FILE, help="Examples to evaluate and gate on, likewise.")
+@click.option("--text-column", default="text", help="Column of the text.")
+@click.option("--text-pair-column", help="Column of the second text.")
+@click.option("--label-column", default="label", help="Column of the label.")
+@click.option("--group-column", help="Column whose values stay on one side of the split.")
+@click.option("--validation-fraction", type=RATIO, default=0.2, help="Part of --data.")
+@click.option("--test-fraction", type=RATIO, default=0.3, help="Part of --data.")
+@click.option("--force", is_flag=True, help="Replace the settings of an existing workspace.")
+@common_options
+def init(
+    model: Path | None,
+    demo: str | None,
+    data: Path | None,
+    train: Path | None,
+    validation: Path | None,
+    test: Path | None,
+    text_column: str,
+    text_pair_column: str | None,
+    label_column: str,
+    group_column: str | None,
+    validation_fraction: float,
+    test_fraction: float,
+    force: bool,
+    common: Common,
+) -> None:
+    """Start a workspace: a directory in which the other commands chain.
+
+    It writes tcompress.toml and copies nothing large. Give a model and its data, or --demo.
+
+    \b
+    Example:
+      tcompress init ./my-bert --data reviews.csv --text-column review --label-column stars
+      tcompress init ./my-bert --train train.csv --validation dev.csv --test test.csv
+      tcompress init --demo digits
+    """
+    from dataclasses import asdict
+
+    from tcompress.loading import load_encoder
+    from tcompress.workspace import DataConfig, Workspace, WorkspaceConfig
+
+    directory = common.workspace or Path()
+    if demo is not None:
+        if model is not None or any((data, train, validation, test)):
+            msg = "--demo brings its own model and data; leave MODEL and the data options out"
+            raise click.UsageError(msg)
+        from .demo import prepare_demo
+
+        config = prepare_demo(demo, common.console).config
+    else:
+        config = WorkspaceConfig(
+            model=str(_required_model(model).resolve()),
+            data=DataConfig(
+                **_data_files(data, train, validation, test),
+                text_column=text_column,
+                text_pair_column=text_pair_column,
+                label_column=label_column,
+                group_column=group_column,
+                validation_fraction=validation_fraction,
+                test_fraction=test_fraction,
+                split_seed=common.seed or 0,
+            ),
+            seed=common.seed or 0,
+        )
+        _check(Workspace(directory, config))
+    workspace = Workspace.create(directory, config, replace=force)
+    if common.console.as_json:
+        document = {"schema_version": 1, "workspace": str(directory.resolve()), **asdict(config)}
+        common.console.show_json(document)
+        return
+    encoder = load_encoder(workspace.model_directory)
+    splits = workspace.splits()
+    sizes = ", ".join(
+        f"{len(part):,} {name}"
+        for name, part in (
+            ("training", splits.train),
+            ("validation", splits.validation),
+            ("test", splits.test),
+        )
+    )
+    heads = sum(encoder.anatomy.head_counts)
+    common.console.show(
+        f"init: {encoder.anatomy.family}, {len(encoder.anatomy.layers)} layers, {heads} heads, "
+        f"labels {', '.join(encoder.labels)}; {sizes} examples"
+    )
+    if splits.dropped:
+        common.console.warn(f"{splits.dropped} examples left out: they also occur in a later split")
+
+
+def _required_model(model: Path | None) -> Path:
+    if model is None:
+        msg = "name a MODEL directory with --data FILE, or use --demo"
+        raise click.UsageError(msg)
+    return model
+
+
+def _data_files(
+    data: Path | None, train: Path | None, validation: Path | None, test: Path | None
+) -> dict[str, str | None]:
+    """Return the files for the workspace: one that is split, or one per split."""
+    parts = {"train": train, "validation": validation, "test": test}
+    given = [name for name, path in parts.items() if path is not None]
+    if data is not None and given:
+        msg = f"--data is split by tcompress; it cannot stand with --{given[0]}"
+        raise click.UsageError(msg)
+    if data is None and len(given) < len(parts):
+        missing = ", ".join(f"--{name}" for name in parts if name not in given)
+        msg = f"name the examples with --data FILE, or a file per split (missing: {missing})"
+        raise click.UsageError(msg)
+    files = {"file": data} if data is not None else parts
+    return {name: str(path.resolve()) for name, path in files.items() if path is not None}
+
+
+def _check(workspace: "object") -> None:
+    """Open model and data once, so that mistakes show now and not an hour later."""
+    from tcompress.encoder import label_indices
+    from tcompress.loading import load_encoder
+    from tcompress.workspace import Workspace
+
+    assert isinstance(workspace, Workspace)
+    encoder = load_encoder(workspace.model_directory)
+    splits = workspace.splits()
+    for examples in (splits.train, splits.validation, splits.test):
+        encoder.preprocessor.encode(examples.take(range(min(8, len(examples)))))
+        if examples.labels is not None:
+            label_indices(encoder.labels, examples)

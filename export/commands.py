@@ -1,0 +1,92 @@
+"""The `export` command."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from tcompress.options import CONTEXT, Common, StageOptions, common_options, stage_options
+
+if TYPE_CHECKING:
+    from tcompress.encoder import Encoder
+    from tcompress.preprocessing import Batch
+    from tcompress.stages import StageRun
+
+_REAL_EXAMPLES = 64
+
+
+@click.command(context_settings=CONTEXT)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(("onnx", "torchscript", "program")),
+    default="onnx",
+    help="ONNX Runtime file, TorchScript file, or torch.export program.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(("plan", "int8", "fp32")),
+    default="plan",
+    help="Of the file; plan is what quantize wrote.",
+)
+@stage_options
+@common_options
+def export(kind: str, precision: str, stage: StageOptions, common: Common) -> None:
+    """Write a deployable file, and check that it computes what its source computes.
+
+    The file takes any batch size and length. A file that fails the check is not accepted:
+    nothing is left behind, and the exit code is not zero.
+
+    \b
+    Example:
+      tcompress export --format onnx
+      tcompress export --format torchscript --precision fp32 --model ./my-model --output ./served
+    """
+    from tcompress.loading import load_encoder
+    from tcompress.machine import cpu_features, has_int8_dot
+    from tcompress.plan import Precision
+    from tcompress.stages import StageRun
+
+    from .exporting import write_export
+
+    stages = ("prune", "finetune", "quantize")
+    run = StageRun.open("export", common, stage, builds_on=stages, output=("export", kind))
+    # Without int8 dot products, sums of two u8 x s8 products saturate unless weights use 7 bits.
+    reduce_range = not has_int8_dot(cpu_features())
+    recipe = {"format": kind, "precision": precision, "reduce_range": reduce_range}
+    done = run.finished(recipe)
+    if done is None:
+        encoder = load_encoder(run.directory)
+        if precision != "plan":
+            encoder.plan = encoder.plan.with_precision(Precision(precision))
+        used = encoder.plan.precision
+        if reduce_range and used != "fp32":
+            run.console.warn("this CPU has no int8 dot products: int8 weights are kept to 7 bits")
+        examples = _real_examples(run, encoder)
+        with run.console.step(f"export: writing and checking {kind} in {used}"):
+            done = run.write(
+                kind,
+                encoder,
+                recipe,
+                lambda directory: write_export(
+                    encoder, kind, directory, reduce_range=reduce_range, examples=examples
+                ),
+                used,
+            )
+    if run.console.as_json:
+        run.console.show_json(done.summary())
+        return
+    parity = done.manifest.details["parity"]
+    run.console.show(
+        f"export: {kind} in {done.manifest.precision}, {done.model_bytes / 1e6:.1f} MB; parity "
+        f"over {parity['examples']} inputs: logits within {parity['max_abs_difference']:.2g}, "
+        f"mean KL {parity['mean_kl']:.2g}, clear decisions agree in {parity['agreement']:.1%}"
+    )
+
+
+def _real_examples(run: "StageRun", encoder: "Encoder") -> "tuple[Batch, ...]":
+    """Return some of the workspace's validation examples, as inputs; none without a workspace."""
+    workspace = run.data.workspace
+    if workspace is None:
+        return ()
+    examples = workspace.splits().validation.sample(_REAL_EXAMPLES, run.seed)
+    return tuple(batch for _, batch in encoder.preprocessor.encode(examples).batches(16))

@@ -1,0 +1,170 @@
+"""Whether an exported file computes what its source computes."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import log_softmax
+
+from tcompress.encoder import Encoder
+from tcompress.errors import ParityError
+from tcompress.preprocessing import Batch
+from tcompress.runtime import Predict
+
+Array = npt.NDArray[Any]
+_SHAPES = ((1, 1), (1, 17), (2, 8), (3, 33), (8, 5))
+_LONG_TOKENS = 128
+_CLEAR_MARGIN = 0.2
+
+
+@dataclass(frozen=True)
+class ParityLimits:
+    """How far an exported file may be from its source.
+
+    Attributes:
+        max_abs_difference: Largest allowed difference of a logit, relative to the largest logit
+            of the source where that exceeds 1; None: not limited.
+        max_mean_kl: Largest allowed mean KL divergence from source to file, in nats.
+        min_agreement: Smallest allowed fraction of equal decisions among the inputs where the
+            source is clear (its two best probabilities differ by 0.2 or more).
+    """
+
+    max_abs_difference: float | None = None
+    max_mean_kl: float = 0.05
+    min_agreement: float = 0.97
+
+
+FP32_LIMITS = ParityLimits(max_abs_difference=1e-4, max_mean_kl=1e-6, min_agreement=1.0)
+INT8_LIMITS = ParityLimits()
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far an exported file is from its source, over all inputs tried.
+
+    Attributes:
+        examples: Inputs tried.
+        shapes: Batch sizes and lengths tried, each also with padding.
+        max_abs_difference: Largest difference of a logit, relative to the largest logit of the
+            source where that exceeds 1.
+        mean_kl: Mean KL divergence from source to file, in nats.
+        agreement: Fraction of equal decisions where the source is clear.
+    """
+
+    examples: int
+    shapes: tuple[tuple[int, int], ...]
+    max_abs_difference: float
+    mean_kl: float
+    agreement: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the numbers as a JSON document."""
+        return asdict(self) | {"shapes": [list(shape) for shape in self.shapes]}
+
+
+def check_parity(
+    encoder: Encoder, predict: Predict, limits: ParityLimits, examples: tuple[Batch, ...] = ()
+) -> Parity:
+    """Compare a file with its source at several batch sizes, lengths and paddings.
+
+    Args:
+        encoder: The source, in fp32.
+        predict: The file, opened in the engine that serves it.
+        limits: How far it may be off.
+        examples: Real inputs to try as well.
+
+    Returns:
+        How far it is off.
+
+    Raises:
+        ParityError: If it is off by more than the limits, in shape, or not finite.
+    """
+    batches = [*parity_batches(encoder), *examples]
+    pairs = [(encoder.predict(batch), predict(batch)) for batch in batches]
+    for batch, (source, exported) in zip(batches, pairs, strict=True):
+        _check_form(batch, source, exported)
+    source = np.concatenate([pair[0] for pair in pairs]).astype(np.float64)
+    exported = np.concatenate([pair[1] for pair in pairs]).astype(np.float64)
+    scale = max(1.0, float(np.abs(source).max()))
+    shapes = {
+        (len(a), next(iter(b.values())).shape[1]) for b, (a, _) in zip(batches, pairs, strict=True)
+    }
+    parity = Parity(
+        examples=len(source),
+        shapes=tuple(sorted(shapes)),
+        max_abs_difference=float(np.abs(source - exported).max()) / scale,
+        mean_kl=float(_kl_divergence(source, exported).mean()),
+        agreement=_clear_agreement(source, exported),
+    )
+    _check_limits(parity, limits)
+    return parity
+
+
+def parity_batches(encoder: Encoder, seed: int = 0) -> Iterator[Batch]:
+    """Yield inputs of several shapes, whole and with padding of random length behind them.
+
+    Args:
+        encoder: The encoder that is to be compared.
+        seed: Seed of the values.
+
+    Yields:
+        Batches.
+    """
+    preprocessor = encoder.preprocessor
+    rng = np.random.default_rng(seed)
+    longest = min(preprocessor.max_tokens, _LONG_TOKENS)
+    for size, tokens in (*_SHAPES, (1, longest), (4, longest)):
+        batch = preprocessor.random_batch(size, min(tokens, longest), seed)
+        yield batch
+        if batch["attention_mask"].shape[1] > 1:
+            yield _with_padding(batch, rng)
+
+
+def _with_padding(batch: Batch, rng: np.random.Generator) -> Batch:
+    size, tokens = batch["attention_mask"].shape
+    lengths = rng.integers(1, tokens, size)  # at least one token, at least one padded place
+    mask = (np.arange(tokens) < lengths[:, None]).astype(np.int64)
+    return batch | {"attention_mask": mask}
+
+
+def _check_form(batch: Batch, source: Array, exported: Array) -> None:
+    what = f"on a batch of shape {batch['attention_mask'].shape}"
+    if exported.shape != source.shape:
+        msg = f"{what} the file gives logits {exported.shape}, its source {source.shape}"
+        raise ParityError(msg)
+    if not np.isfinite(exported).all():
+        msg = f"{what} the file gives logits that are not finite"
+        raise ParityError(msg)
+
+
+def _check_limits(parity: Parity, limits: ParityLimits) -> None:
+    faults = []
+    top = limits.max_abs_difference
+    if top is not None and not parity.max_abs_difference <= top:
+        faults.append(f"logits differ by {parity.max_abs_difference:.3g} (limit {top:.3g})")
+    if not parity.mean_kl <= limits.max_mean_kl:
+        faults.append(f"mean KL is {parity.mean_kl:.3g} (limit {limits.max_mean_kl:.3g})")
+    if not parity.agreement >= limits.min_agreement:
+        faults.append(
+            f"clear decisions agree in {parity.agreement:.2%} (limit {limits.min_agreement:.2%})"
+        )
+    if faults:
+        msg = f"the exported file does not compute what its source does: {'; '.join(faults)}"
+        raise ParityError(msg)
+
+
+def _kl_divergence(source: Array, exported: Array) -> Array:
+    # source, exported: (examples, labels) logits
+    log_p, log_q = log_softmax(source, axis=-1), log_softmax(exported, axis=-1)
+    divergence: Array = (np.exp(log_p) * (log_p - log_q)).sum(-1)
+    return divergence
+
+
+def _clear_agreement(source: Array, exported: Array) -> float:
+    best = np.sort(np.exp(log_softmax(source, axis=-1)), axis=-1)
+    clear = best[:, -1] - best[:, -2] >= _CLEAR_MARGIN if best.shape[1] > 1 else np.ones(len(best))
+    if not clear.any():
+        return 1.0
+    return float((source.argmax(-1) == exported.argmax(-1))[clear.astype(bool)].mean())

@@ -1,0 +1,81 @@
+"""`torch.export` programs: PyTorch's own deployment format, loaded without tcompress."""
+
+import copy
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from tcompress.compress.precision import replace_modules_
+
+from .deployment import DeployedEncoder
+from .onnx_int8 import quantize_weight
+
+
+class Int8Linear(nn.Module):
+    """A linear layer that multiplies in int8, made of operators that `torch.export` knows.
+
+    Weights are int8 per output channel, activations int8 per token, both symmetric:
+    y = (q_x @ q_w) * s_x * s_w + b, with s_x = max|x| / 127 over a token's channels.
+
+    Args:
+        linear: The layer to replace.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        weight, scale = quantize_weight(linear.weight)
+        self.register_buffer("weight", torch.from_numpy(weight))
+        self.register_buffer("scale", torch.from_numpy(scale))
+        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply.
+
+        Args:
+            x: `(..., in)`.
+
+        Returns:
+            `(..., out)`.
+        """
+        rows = x.flatten(0, -2)
+        largest = rows.abs().amax(-1, keepdim=True).clamp(min=1e-12)
+        quantized = torch.round(rows * (127.0 / largest)).to(torch.int8)
+        product = torch._int_mm(quantized, self.weight)
+        y = product.to(x.dtype) * (largest / 127.0) * self.scale
+        if self.bias is not None:
+            y = y + self.bias
+        return y.unflatten(0, x.shape[:-1])
+
+
+def write_program(deployed: DeployedEncoder, path: Path, inputs: tuple[Tensor, ...]) -> None:
+    """Write the encoder as a `torch.export` program with dynamic batch and length.
+
+    Args:
+        deployed: The encoder; not changed.
+        path: The file.
+        inputs: Example inputs, with at least two examples of at least two tokens.
+    """
+    if deployed.int8_linears():
+        deployed = copy.deepcopy(deployed)
+        replace_modules_(
+            deployed, {linear: Int8Linear(linear) for linear in deployed.int8_linears()}
+        )
+    positions = deployed.embedding.max_tokens
+    shape = {0: Dim("batch"), 1: Dim("tokens", max=positions)}
+    with _ignoring_export_noise(), torch.no_grad():
+        program = torch.export.export(deployed, inputs, dynamic_shapes=((shape,) * len(inputs),))
+        torch.export.save(program, str(path))
+
+
+@contextmanager
+def _ignoring_export_noise() -> Iterator[None]:
+    """Silence deprecations inside torch's own exporter, which a caller cannot act on."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        yield

@@ -1,0 +1,33 @@
+"""TorchScript files, for services that load those; loaded without tcompress.
+
+torch.jit is deprecated: all calls to it are here and in `tcompress.runtime`.
+"""
+
+import copy
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tcompress.compress.precision import quantize_linears_
+from tcompress.runtime import ignoring_torchscript_deprecation
+
+from .deployment import DeployedEncoder
+
+
+def write_torchscript(deployed: DeployedEncoder, path: Path, inputs: tuple[Tensor, ...]) -> None:
+    """Trace the encoder into a TorchScript file with dynamic batch and length.
+
+    Projections that the plan runs in int8 become torch's dynamic int8 ones.
+
+    Args:
+        deployed: The encoder; not changed.
+        path: The file.
+        inputs: Example inputs.
+    """
+    if deployed.int8_linears():
+        deployed = copy.deepcopy(deployed)
+        quantize_linears_(deployed, deployed.int8_linears())
+    with ignoring_torchscript_deprecation(), torch.no_grad():
+        traced = torch.jit.trace(deployed, inputs, check_trace=False)
+        torch.jit.freeze(traced).save(str(path))

@@ -1,0 +1,133 @@
+"""Commands that look but change nothing: inspect, doctor."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .console import Console
+from .options import CONTEXT, Common, common_options
+
+
+@click.command(context_settings=CONTEXT)
+@click.argument("path", type=click.Path(path_type=Path, file_okay=False))
+@common_options
+def inspect(path: Path, common: Common) -> None:
+    """Say what an artifact is, where it came from, and whether its digests hold.
+
+    Exits with 5 when a file was changed, is missing or was added.
+
+    \b
+    Example:
+      tcompress inspect artifacts/prune
+    """
+    from .artifact import Artifact, Manifest, is_artifact
+    from .encoder import open_encoder
+    from .errors import ArtifactError
+
+    console = common.console
+    if not is_artifact(path):
+        encoder = open_encoder(path)
+        document: dict[str, Any] = {
+            "schema_version": 1,
+            "kind": "model",
+            "parent": None,
+            "plan": encoder.plan.summary(),
+            "verified": False,
+            "labels": list(encoder.labels),
+        }
+        _show(console, path, document, ["a model directory; tcompress did not write it"])
+        return
+    artifact = Artifact(path, Manifest.read(path))
+    manifest, faults = artifact.manifest, artifact.faults()
+    document = artifact.summary() | {
+        "parent": {"path": manifest.parent.path, "digest": manifest.parent.digest},
+        "source": {"path": manifest.source.path, "digest": manifest.source.digest},
+        "precision": manifest.precision,
+        "verified": not faults,
+        "faults": faults,
+        "created": manifest.created,
+        "versions": manifest.versions,
+        "cpu_features": manifest.cpu_features,
+    }
+    lines = [
+        f"{manifest.kind}, written by {manifest.stage} on {manifest.created[:19]}Z",
+        f"made from {manifest.parent.path}",
+        f"precision {manifest.precision}, {artifact.size_bytes / 1e6:.1f} MB, "
+        f"digest {manifest.digest[:16]}",
+    ]
+    _show(console, path, document, lines)
+    if faults:
+        msg = f"{path}: {'; '.join(faults)}; do not use it, write it again"
+        raise ArtifactError(msg)
+    if not console.as_json:
+        console.show(f"verified: all {len(manifest.files)} files are as they were written")
+
+
+def _show(console: Console, path: Path, document: dict[str, Any], lines: list[str]) -> None:
+    if console.as_json:
+        console.show_json(document)
+        return
+    console.show("\n".join([str(path), *lines]))
+    plan = document["plan"]
+    rows = [
+        (index, f"{heads} of {all_heads}", f"{neurons} of {all_neurons}", *precision.values())
+        for index, (heads, all_heads, neurons, all_neurons, precision) in enumerate(
+            zip(
+                plan["heads"],
+                plan["source_heads"],
+                plan["neurons"],
+                plan["source_neurons"],
+                plan["precision"],
+                strict=True,
+            )
+        )
+    ]
+    console.table(("layer", "heads", "neurons", "attention in", "feed-forward in"), rows)
+
+
+@click.command(context_settings=CONTEXT)
+@common_options
+def doctor(common: Common) -> None:
+    """Say what this machine has, and what will be fast here and what will not.
+
+    \b
+    Example:
+      tcompress doctor
+    """
+    from .machine import describe_machine, has_fast_bf16, has_int8_dot
+
+    machine = describe_machine()
+    features = machine["cpu_features"]
+    verdicts = {
+        "int8 on the CPU": (
+            has_int8_dot(features),
+            "int8 dot products in hardware",
+            "no int8 dot products: int8 is slower, and weights are kept to 7 bits",
+        ),
+        "bf16 training on the CPU": (
+            has_fast_bf16(features),
+            "bf16 products in hardware",
+            "no bf16 products: finetune uses fp32",
+        ),
+        "GPU": (
+            machine["gpu"] is not None,
+            str(machine["gpu"]),
+            "torch finds no GPU: evaluate measures the CPU only",
+        ),
+    }
+    if common.console.as_json:
+        fast = {name: good for name, (good, _, _) in verdicts.items()}
+        common.console.show_json({"schema_version": 1, "machine": machine, "fast": fast})
+        return
+    rows = [
+        ("CPU", machine["cpu"]),
+        ("CPUs usable", machine["cpus_usable"]),
+        ("memory", f"{machine['memory_bytes'] / 2**30:.0f} GiB"),
+        ("instruction sets", ", ".join(name for name, has in features.items() if has) or "-"),
+        *((name, f"{'yes' if good else 'no'}: {why if good else why_not}")
+          for name, (good, why, why_not) in verdicts.items()),
+        *((f"{name}", version) for name, version in machine["versions"].items()),
+    ]
+    for name, value in rows:
+        common.console.show(f"{name:<26}{value}")
