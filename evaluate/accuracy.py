@@ -1,0 +1,152 @@
+"""How good an artifact's answers are, asked on its own engine, beside the baseline's."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from tcompress.data import Examples
+from tcompress.encoder import label_indices
+from tcompress.errors import MeasurementError
+
+from .engine_process import EngineProcess
+from .measurement import Quality
+from .statistics import PairedCounts, accuracy_interval
+
+# Examples of similar length share a batch. It is fixed, as dynamic int8 scales per batch.
+BATCH_SIZE = 32
+
+Watch = Callable[[Iterable[int]], Iterable[int]]
+"""Passes items on and shows the progress."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Answers of one artifact on one engine.
+
+    Attributes:
+        logits: `(examples, labels)` float32, in the order of the examples.
+        labels: Class names, in the order of the logits.
+        truncated: How many examples were longer than the model's positions.
+    """
+
+    logits: npt.NDArray[np.float32]
+    labels: tuple[str, ...]
+    truncated: int
+
+    @property
+    def classes(self) -> npt.NDArray[np.int64]:
+        """Predicted class per example, `(examples,)`: an index into `labels`."""
+        found: npt.NDArray[np.int64] = np.argmax(self.logits, axis=1)
+        return found
+
+    @property
+    def names(self) -> npt.NDArray[np.str_]:
+        """Predicted class per example, by name."""
+        return np.asarray(self.labels)[self.classes]
+
+
+def run_predictions(
+    directory: Path,
+    examples: Examples,
+    *,
+    device: str = "cpu",
+    name: str | None = None,
+    watch: Watch = iter,
+) -> Predictions:
+    """Ask an artifact about every example, on its own engine.
+
+    Args:
+        directory: A model directory or an artifact.
+        examples: The examples.
+        device: `cpu` or `cuda`.
+        name: How errors call it; else the directory.
+        watch: Shows the progress over the batches.
+
+    Raises:
+        ArtifactError: If the artifact is damaged.
+        DataError: If the examples do not fit the model.
+        MeasurementError: If the engine fails, or answers with a value that is not finite.
+    """
+    with EngineProcess(directory, name=name, device=device) as engine:
+        return predict(engine, examples, watch=watch)
+
+
+def predict(engine: EngineProcess, examples: Examples, *, watch: Watch = iter) -> Predictions:
+    """Ask an engine that is already open about every example.
+
+    Args:
+        engine: The engine.
+        examples: The examples.
+        watch: Shows the progress over the batches.
+
+    Raises:
+        DataError: If the examples do not fit the model.
+        MeasurementError: If the engine fails, or answers with a value that is not finite.
+    """
+    labels = engine.info.labels
+    batches, truncated = engine.encode(examples, BATCH_SIZE)
+    logits = np.full((len(examples), len(labels)), np.nan, dtype=np.float32)
+    for positions, answer in engine.predict(watch(range(batches))):
+        if answer.shape != (len(positions), len(labels)):
+            msg = (
+                f"{engine.name}: logits must have shape (batch, labels)="
+                f"{(len(positions), len(labels))}, got {answer.shape}"
+            )
+            raise MeasurementError(msg)
+        logits[positions] = answer
+    if bad := int((~np.isfinite(logits)).any(axis=1).sum()):
+        msg = f"{engine.name}: {bad} of {len(examples)} answers are not finite; it is broken"
+        raise MeasurementError(msg)
+    return Predictions(logits, labels, truncated)
+
+
+def correctness(predictions: Predictions, examples: Examples) -> npt.NDArray[np.bool_]:
+    """Say which examples were answered right.
+
+    Args:
+        predictions: Answers to these examples.
+        examples: Labelled examples.
+
+    Returns:
+        `(examples,)` bool.
+
+    Raises:
+        DataError: If the examples have no labels, or one that the model does not know.
+    """
+    truth = label_indices(predictions.labels, examples).numpy()
+    right: npt.NDArray[np.bool_] = predictions.classes == truth
+    return right
+
+
+def judge(predictions: Predictions, baseline: Predictions, examples: Examples) -> Quality:
+    """Compute the metrics of a candidate, in pairs with the baseline's answers.
+
+    Args:
+        predictions: The candidate's answers.
+        baseline: The baseline's answers to the same examples.
+        examples: The examples; without labels, agreement with the baseline is all there is.
+
+    Raises:
+        DataError: If a label is not known to one of the models.
+    """
+    if examples.labels is None:
+        agreement = float(np.mean(predictions.names == baseline.names))
+        return Quality({"agreement": agreement})
+    right = correctness(predictions, examples)
+    pairs = PairedCounts.from_correct(correctness(baseline, examples), right)
+    interval = accuracy_interval(int(right.sum()), len(examples))
+    truth = label_indices(predictions.labels, examples).numpy()
+    return Quality(_metrics(truth, predictions.classes), interval, pairs)
+
+
+def _metrics(truth: npt.NDArray[np.int64], found: npt.NDArray[np.int64]) -> dict[str, float]:
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+    return {
+        "accuracy": float(accuracy_score(truth, found)),
+        "macro_f1": float(f1_score(truth, found, average="macro", zero_division=0)),
+        "mcc": float(matthews_corrcoef(truth, found)),
+    }

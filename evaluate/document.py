@@ -1,0 +1,113 @@
+"""The report as one JSON document."""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tcompress.console import Console
+from tcompress.data import Examples
+from tcompress.machine import describe_machine
+
+from .measurement import Measurement, Subject
+from .subjects import BASELINE
+from .tradeoff import NoiseFloor, Settings, measure_tradeoff
+
+SCHEMA_VERSION = 1
+
+
+def measure_document(
+    baseline: Subject,
+    candidates: Sequence[Subject],
+    examples: Examples,
+    settings: Settings,
+    console: Console,
+    *,
+    split: str | None = None,
+    gpu: str | None = None,
+    scores_file: Path | None = None,
+    notes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Measure, and put the result into the form that the report and other programs read.
+
+    Args:
+        baseline: The source model, in fp32.
+        candidates: What is compared with it.
+        examples: The examples that accuracy is measured on.
+        settings: How to measure.
+        console: Where to show the progress.
+        split: The workspace's split that the examples are; None where they were named.
+        gpu: Why no GPU is measured; None where one is.
+        scores_file: What `score` wrote, or None.
+        notes: Lines that come before those of the measuring itself.
+
+    Raises:
+        TcompressError: If an artifact cannot be opened, does not fit the examples, or breaks.
+    """
+    started, load = datetime.now(UTC).isoformat(), list(psutil.getloadavg())
+    tradeoff = measure_tradeoff(baseline, candidates, examples, settings, console)
+    if tradeoff.truncated:
+        console.warn(
+            f"{tradeoff.truncated} of {len(examples)} examples are longer than the model's "
+            "positions and were cut off there"
+        )
+    measured = tradeoff.measurements
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "baseline": BASELINE,
+        "environment": describe_machine()
+        | {
+            "threads": measured[0].engine.threads,
+            "load_before": load,
+            "load_after": list(psutil.getloadavg()),
+            "started": started,
+            **_noise(tradeoff.noise),
+        },
+        "data": {
+            "origin": examples.origin,
+            "split": split,
+            "examples": len(examples),
+            "labelled": examples.labels is not None,
+            "digest": examples.digest,
+            "truncated": tradeoff.truncated,
+        },
+        "gpu": gpu,
+        "measurements": [measurement.to_json() for measurement in measured],
+        "heads": None if scores_file is None else head_map(scores_file, measured),
+        "notes": [*notes, *tradeoff.notes],
+    }
+
+
+def head_map(scores_file: Path, measurements: Sequence[Measurement]) -> dict[str, Any] | None:
+    """Return the importance of every head and which heads the most compressed artifact keeps.
+
+    Args:
+        scores_file: What `score` wrote.
+        measurements: What was measured.
+
+    Returns:
+        Criterion, scores and kept heads per layer; None where there are no scores that fit.
+    """
+    try:
+        document = json.loads(scores_file.read_text(encoding="utf-8"))
+        criterion = str(document["criterion"])
+        scores = [[float(value) for value in layer] for layer in document["heads"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # never scored, or by another version: the report does without
+    plan = min(measurements, key=lambda m: m.macs).plan
+    if tuple(len(layer) for layer in scores) != plan.source_heads:
+        return None
+    kept = [list(layer.heads) for layer in plan.layers]
+    return {"criterion": criterion, "scores": scores, "kept": kept}
+
+
+def _noise(floors: Sequence[NoiseFloor]) -> dict[str, Any]:
+    """Return every noise floor, and the widest as the one to quote."""
+    widest = max(floors, key=lambda floor: floor.speedup.half_width)
+    return {
+        "noise_floor": widest.speedup.to_json(),
+        "noise_floors": [floor.to_json() for floor in floors],
+    }

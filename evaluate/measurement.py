@@ -1,0 +1,215 @@
+"""The nouns of measuring: what was measured, how fast it was, how good it was."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from tcompress.plan import CompressionPlan
+
+from .engine_info import EngineInfo
+from .statistics import Interval, PairedCounts, ratio_interval
+
+# A percentile is shown from so many samples on that its 95 % interval lies inside the sample.
+_SAMPLES_FOR = {90: 64, 99: 662}
+_NS_PER_MS = 1e6
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model directory or artifact that is measured.
+
+    Attributes:
+        name: How the report calls it.
+        directory: Where it is.
+        stage: Stage that wrote it; `source` for the unpruned model.
+        kind: `encoder`, `onnx`, `torchscript` or `program`.
+        precision: Number format of its matrix products on a CPU.
+        size_bytes: Size of its weights or model file, without tokenizer and configuration.
+        plan: What it keeps of the source; None for a model directory, which keeps everything.
+        stale: Whether what it was made from has been replaced since.
+    """
+
+    name: str
+    directory: Path
+    stage: str
+    kind: str
+    precision: str
+    size_bytes: int
+    plan: CompressionPlan | None = None
+    stale: bool = False
+
+
+@dataclass(frozen=True)
+class Latency:
+    """How long single calls took: closed loop, one caller, copies to and from a GPU included.
+
+    Attributes:
+        samples_ns: Duration of every measured call, in the order they were made.
+        warmup: Unmeasured calls at the start of every turn.
+        threads: Threads of the engine.
+        device: `cpu` or `cuda`.
+        versions: Versions of the libraries that computed.
+    """
+
+    samples_ns: tuple[int, ...]
+    warmup: int
+    threads: int
+    device: str
+    versions: Mapping[str, str]
+
+    @property
+    def n(self) -> int:
+        """Number of measured calls."""
+        return len(self.samples_ns)
+
+    @property
+    def median_ms(self) -> float:
+        """Median duration of a call."""
+        return float(np.median(self.samples_ns)) / _NS_PER_MS
+
+    def percentiles_ms(self) -> dict[str, float]:
+        """Return `p90` and `p99`, each only where there are enough samples for it."""
+        return {
+            f"p{percent}": float(np.percentile(self.samples_ns, percent)) / _NS_PER_MS
+            for percent, needed in _SAMPLES_FOR.items()
+            if self.n >= needed
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the numbers in milliseconds, samples included."""
+        figures = {"median": self.median_ms} | self.percentiles_ms()
+        return {name: round(value, 5) for name, value in figures.items()} | {
+            "n": self.n,
+            "warmup": self.warmup,
+            "threads": self.threads,
+            "versions": dict(self.versions),
+            "samples": [round(sample / _NS_PER_MS, 4) for sample in self.samples_ns],
+        }
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """Latency of the baseline over that of the candidate; above 1 the candidate is faster.
+
+    Attributes:
+        value: Median over the blocks.
+        interval: Bootstrap interval of that median, with the confidence it really has.
+        blocks: Number of blocks.
+    """
+
+    value: float
+    interval: Interval
+    blocks: int
+
+    @classmethod
+    def of(cls, ratios: Sequence[float], seed: int = 0) -> Self:
+        """Estimate a speed-up from one ratio per block.
+
+        Args:
+            ratios: Latency of the baseline over that of the candidate, per block.
+            seed: Seed of the bootstrap.
+        """
+        value, interval = ratio_interval(ratios, seed=seed)
+        return cls(value, interval, len(ratios))
+
+    @classmethod
+    def of_baseline(cls) -> Self:
+        """Return the speed-up of the baseline over itself: exactly 1, by definition."""
+        return cls(1.0, Interval(1.0, 1.0, 1.0), 0)
+
+    @property
+    def half_width(self) -> float:
+        """Half of the interval's width, as a fraction of the value."""
+        return (self.interval.high - self.interval.low) / 2 / self.value
+
+    def to_json(self) -> dict[str, Any]:
+        """Return value, bounds, confidence and number of blocks."""
+        return {"value": self.value} | asdict(self.interval) | {"blocks": self.blocks}
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How good the answers are, and what became of the baseline's.
+
+    Attributes:
+        metrics: `accuracy`, `macro_f1` and `mcc`; without labels `agreement` with the baseline.
+        interval: Interval of the accuracy; None without labels.
+        pairs: Right and wrong answers beside the baseline's; None without labels.
+    """
+
+    metrics: dict[str, float]
+    interval: Interval | None = None
+    pairs: PairedCounts | None = None
+
+    @property
+    def accuracy_drop(self) -> float | None:
+        """Accuracy of the baseline minus this one, a fraction; positive is worse."""
+        return None if self.pairs is None else self.pairs.damage
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the metrics, the interval, the drop and the flips."""
+        interval, pairs = self.interval, self.pairs
+        return {
+            "metrics": self.metrics,
+            "accuracy_interval": None if interval is None else asdict(interval),
+            "accuracy_drop": self.accuracy_drop,
+            "flips": None if pairs is None else {"lost": pairs.lost, "gained": pairs.gained},
+        }
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One artifact on one engine and device, at one input shape.
+
+    Attributes:
+        subject: What was measured.
+        engine: What it ran on.
+        precision: Number format of its matrix products on that device.
+        batch: Examples per call.
+        tokens: Tokens per example.
+        latency: How long calls took.
+        speedup: Against the baseline on the same device.
+        quality: How good the answers on that engine are.
+        plan: What it keeps of the source.
+        macs: Multiply-accumulates of the layers' matrix products, for one example.
+        memory_peak_bytes: Most memory that its process had held by its first answers,
+            libraries included.
+    """
+
+    subject: Subject
+    engine: EngineInfo
+    precision: str
+    batch: int
+    tokens: int
+    latency: Latency
+    speedup: Speedup
+    quality: Quality
+    plan: CompressionPlan
+    macs: int
+    memory_peak_bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of the report's `measurements`."""
+        subject = self.subject
+        return {
+            "artifact": subject.name,
+            "path": str(subject.directory),
+            "stage": subject.stage,
+            "backend": self.engine.backend,
+            "device": self.engine.device,
+            "precision": self.precision,
+            "batch": self.batch,
+            "tokens": self.tokens,
+            "latency_ms": self.latency.to_json(),
+            "speedup": self.speedup.to_json(),
+            **self.quality.to_json(),
+            "macs": self.macs,
+            "size_bytes": subject.size_bytes,
+            "memory_peak_bytes": self.memory_peak_bytes,
+            "heads": list(self.plan.head_counts),
+            "neurons": list(self.plan.neuron_counts),
+            "stale": subject.stale,
+        }

@@ -1,0 +1,121 @@
+"""Which artifacts are measured, and what is known about them before they are opened."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tcompress.artifact import ENCODER_KIND, Artifact, Manifest, Parent, is_artifact
+from tcompress.encoder import WEIGHTS_FILE
+from tcompress.errors import ModelError, RequestError
+from tcompress.runtime import MODEL_FILES
+from tcompress.workspace import Workspace, reference_to
+
+from .measurement import Subject
+
+BASELINE = "source"
+
+
+def source_subject(directory: Path) -> Subject:
+    """Describe the source model: the baseline of every comparison.
+
+    Args:
+        directory: A model directory, or an artifact that still is an encoder.
+
+    Raises:
+        ModelError: If it holds no weights.
+    """
+    if is_artifact(directory):
+        subject = _subject(BASELINE, Artifact.open(directory), stale=False)
+        if (subject.kind, subject.precision) == (ENCODER_KIND, "fp32"):
+            return subject
+        msg = f"{directory}: the baseline must be an encoder in fp32, not {subject.precision}"
+        raise RequestError(msg)
+    weights = directory / WEIGHTS_FILE
+    if not weights.is_file():
+        msg = f"{directory}: no {WEIGHTS_FILE} in it; not a model that can be measured"
+        raise ModelError(msg)
+    return Subject(BASELINE, directory, BASELINE, ENCODER_KIND, "fp32", weights.stat().st_size)
+
+
+def workspace_subjects(workspace: Workspace) -> tuple[list[Subject], list[str]]:
+    """Describe the artifacts of a workspace, oldest first.
+
+    Args:
+        workspace: The workspace.
+
+    Returns:
+        The artifacts that stem from the workspace's current source model, and a line for each of
+        the others.
+
+    Raises:
+        ArtifactError: If an artifact is damaged.
+    """
+    source, artifacts = workspace.source(), workspace.artifacts()
+    fresh = _fresh_digests(source, artifacts)
+    subjects, skipped = [], []
+    for artifact in artifacts:
+        name = artifact.directory.relative_to(workspace.artifacts_directory).as_posix()
+        if artifact.manifest.source.digest != source.digest:
+            skipped.append(f"{name} was made from another source model; it is left out")
+            continue
+        checked = Artifact.open(artifact.directory)
+        stale = checked.manifest.digest not in fresh
+        subjects.append(_subject(name, checked, stale=stale))
+    return subjects, skipped
+
+
+def named_subjects(paths: Sequence[Path], baseline: Path) -> tuple[list[Subject], list[str]]:
+    """Describe artifacts and model directories that were named one by one.
+
+    Args:
+        paths: Their directories.
+        baseline: The source model.
+
+    Returns:
+        The subjects, and a line for each that was made from another source model.
+
+    Raises:
+        ArtifactError: If an artifact is damaged.
+        ModelError: If a directory holds no model.
+    """
+    source = reference_to(baseline)
+    subjects, notes = [], []
+    for path in paths:
+        name = path.as_posix()
+        if not is_artifact(path):
+            plain = source_subject(path)
+            subjects.append(Subject(name, path, "model", ENCODER_KIND, "fp32", plain.size_bytes))
+            continue
+        artifact = Artifact.open(path)
+        subjects.append(_subject(name, artifact, stale=False))
+        if artifact.manifest.source.digest != source.digest:
+            notes.append(f"{name} was made from another source model than the baseline")
+    return subjects, notes
+
+
+def _fresh_digests(source: Parent, artifacts: Sequence[Artifact]) -> set[str]:
+    """Return the digests of the source and of all that descends from it without a gap."""
+    fresh, waiting = {source.digest}, [artifact.manifest for artifact in artifacts]
+    while ready := [manifest for manifest in waiting if manifest.parent.digest in fresh]:
+        fresh |= {manifest.digest for manifest in ready}
+        waiting = [manifest for manifest in waiting if manifest.parent.digest not in fresh]
+    return fresh
+
+
+def _subject(name: str, artifact: Artifact, *, stale: bool) -> Subject:
+    manifest = artifact.manifest
+    is_encoder = manifest.kind == ENCODER_KIND
+    return Subject(
+        name=name,
+        directory=artifact.directory,
+        stage=manifest.stage,
+        kind=manifest.kind,
+        precision=manifest.plan.precision if is_encoder else manifest.precision,
+        size_bytes=_model_bytes(manifest),
+        plan=manifest.plan,
+        stale=stale,
+    )
+
+
+def _model_bytes(manifest: Manifest) -> int:
+    wanted = {WEIGHTS_FILE, *MODEL_FILES.values()}
+    return sum(int(e["size_bytes"]) for name, e in manifest.files.items() if name in wanted)

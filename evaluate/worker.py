@@ -1,0 +1,258 @@
+"""The engine process: opens one artifact, then answers requests until its parent is gone.
+
+It runs as `python -m tcompress.evaluate.worker`, started by `EngineProcess`, which sets the thread
+counts in its environment: libraries read them once, when they are first imported. Nothing heavy
+may be imported at the top of this module. Requests and replies are pickles on its standard input
+and output, between a program and itself.
+"""
+
+import ctypes
+import gc
+import os
+import pickle
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+
+from tcompress.errors import DeviceError, TcompressError
+
+if TYPE_CHECKING:
+    from tcompress.data import Examples
+    from tcompress.encoder import Encoder
+    from tcompress.preprocessing import Batch, Encoded, Preprocessor
+    from tcompress.runtime import ExportedEncoder, Predict
+
+    from .engine_info import EngineInfo
+
+ValueT = TypeVar("ValueT")
+DONE, REFUSED, FAILED = "done", "refused", "failed"
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
+_LIBRARIES = {"onnxruntime": ("onnxruntime",)}
+
+
+class Worker:
+    """One opened artifact; every public method answers one request."""
+
+    def __init__(self) -> None:
+        self._preprocessor: Preprocessor | None = None
+        self._predict: Predict | None = None
+        self._encoded: Encoded | None = None
+        self._batches: list[list[int]] = []
+        self._fixed: Batch = {}
+
+    def open(self, directory: Path, device: str, precision: str, threads: int) -> "EngineInfo":
+        """Open the artifact on its own engine.
+
+        Args:
+            directory: A model directory or an artifact.
+            device: `cpu` or `cuda`.
+            precision: `bf16` or `fp16` to convert an encoder; otherwise its plan counts.
+            threads: Threads of its matrix products.
+        """
+        import torch
+
+        from tcompress.loading import load
+        from tcompress.runtime import ExportedEncoder
+
+        torch.set_num_threads(threads)
+        opened = load(directory)
+        if isinstance(opened, ExportedEncoder):
+            self._predict = _exported_on(opened, device)
+        else:
+            self._predict = _pytorch_on(opened, device, precision)
+        self._preprocessor = opened.preprocessor
+        gc.collect()
+        gc.freeze()
+        return _describe(opened, device, threads)
+
+    def encode(self, examples: "Examples", size: int) -> tuple[int, int]:
+        """Prepare examples for `predict`.
+
+        Args:
+            examples: The examples.
+            size: Examples per batch.
+
+        Returns:
+            Number of batches, and how many examples were truncated.
+        """
+        self._encoded = _known(self._preprocessor).encode(examples)
+        self._batches = [positions for positions, _ in self._encoded.batches(size)]
+        return len(self._batches), self._encoded.truncated
+
+    def predict(self, index: int) -> tuple[list[int], Any]:
+        """Answer one batch of the prepared examples.
+
+        Args:
+            index: Number of the batch.
+
+        Returns:
+            Positions of its examples, and their logits, `(batch, labels)` float32.
+        """
+        positions = self._batches[index]
+        return positions, _known(self._predict)(_known(self._encoded).collate(positions))
+
+    def fix(self, batch: int, tokens: int, seed: int) -> None:
+        """Make the batch that `time` answers again and again, and answer it once.
+
+        Args:
+            batch: Examples.
+            tokens: Tokens per example.
+            seed: Seed of the values.
+        """
+        self._fixed = _known(self._preprocessor).random_batch(batch, tokens, seed)
+        _known(self._predict)(self._fixed)
+
+    def time(self, calls: int, warmup: int) -> list[int]:
+        """Measure calls with the fixed batch.
+
+        A call ends when its logits are in main memory, so a GPU has finished by then.
+
+        Args:
+            calls: Measured calls.
+            warmup: Calls before them.
+
+        Returns:
+            Duration of each measured call, in ns.
+        """
+        predict, batch, clock = _known(self._predict), self._fixed, time.perf_counter_ns
+        samples = []
+        gc.disable()
+        try:
+            for _ in range(warmup):
+                predict(batch)
+            for _ in range(calls):
+                start = clock()
+                predict(batch)
+                samples.append(clock() - start)
+        finally:
+            gc.enable()
+        return samples
+
+    def memory(self) -> int:
+        """Return the most memory that this process has held, in bytes."""
+        return _memory_peak_bytes()
+
+
+def main() -> None:
+    """Answer requests until the standard input ends."""
+    requests, replies = _take_over_streams()
+    _follow_parent()
+    worker = Worker()
+    while True:
+        try:
+            name, arguments = pickle.load(requests)
+        except EOFError:
+            return
+        pickle.dump(_answer(getattr(worker, name), arguments), replies)
+        replies.flush()
+
+
+def _answer(method: Callable[..., Any], arguments: dict[str, Any]) -> tuple[str, Any]:
+    try:
+        return DONE, method(**arguments)
+    except TcompressError as error:
+        return REFUSED, (type(error).__name__, str(error))
+    except Exception as error:  # engines raise many kinds; the parent names the artifact
+        return FAILED, f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
+def _take_over_streams() -> tuple[IO[bytes], IO[bytes]]:
+    """Keep the two pipes for ourselves; what libraries print goes to stderr."""
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return sys.stdin.buffer, replies
+
+
+def _follow_parent() -> None:
+    """Leave interrupts to the parent, and end when it ends, even while suspended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+
+
+def _exported_on(exported: "ExportedEncoder", device: str) -> "Predict":
+    if device != "cpu":
+        msg = f"{exported.directory}: exported files are measured on the CPU only"
+        raise DeviceError(msg)
+    return exported.predict
+
+
+def _pytorch_on(encoder: "Encoder", device: str, precision: str) -> "Predict":
+    import torch
+
+    from tcompress.encoder import logits_of
+
+    model = encoder.to(device).model.eval()
+    if encoder.plan.precision != "fp32":
+        from tcompress.compress.precision import apply_precision_
+
+        apply_precision_(encoder)
+        model = encoder.model
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    if half is not None:
+        model.to(half)
+
+    def predict(batch: "Batch") -> Any:
+        # Straight to the model: the baseline must not pay for this project's conveniences.
+        with torch.inference_mode():
+            tensors = {name: torch.from_numpy(array).to(device) for name, array in batch.items()}
+            if half is not None:
+                tensors = {
+                    n: t.to(half) if t.is_floating_point() else t for n, t in tensors.items()
+                }
+            return logits_of(model, tensors).float().cpu().numpy()
+
+    return predict
+
+
+def _describe(opened: "Encoder | ExportedEncoder", device: str, threads: int) -> "EngineInfo":
+    from tcompress.encoder import Encoder
+    from tcompress.runtime import BACKENDS
+
+    from .engine_info import EngineInfo
+
+    backend = "pytorch" if isinstance(opened, Encoder) else BACKENDS[opened.kind]
+    info = EngineInfo(
+        backend=backend,
+        device=device,
+        threads=threads,
+        labels=opened.labels,
+        max_tokens=opened.preprocessor.max_tokens,
+        versions={name: metadata.version(name) for name in _LIBRARIES.get(backend, ("torch",))},
+    )
+    if not isinstance(opened, Encoder):
+        return info
+    info = replace(info, plan=opened.plan)
+    if opened.plan.precision != "fp32":
+        return info  # its projections are int8 by now, and no longer found
+    anatomy = opened.anatomy
+    head_sizes = tuple(layer.head_size for layer in anatomy.layers)
+    return replace(info, hidden_size=anatomy.hidden_size, head_sizes=head_sizes)
+
+
+def _memory_peak_bytes() -> int:
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # Not ru_maxrss, which an exec inherits: it would tell the size of the parent.
+        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return int(fields["VmHWM"].split()[0]) * 1024
+    import psutil
+
+    info = psutil.Process().memory_info()
+    return int(getattr(info, "peak_wset", info.rss))
+
+
+def _known(value: ValueT | None) -> ValueT:
+    if value is None:
+        msg = "asked before the artifact was opened or the examples were prepared"
+        raise RuntimeError(msg)
+    return value
+
+
+if __name__ == "__main__":
+    main()

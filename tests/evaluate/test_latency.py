@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+
+from tcompress.evaluate.latency import race
+from tcompress.evaluate.measurement import Latency, Speedup
+
+MS = 1_000_000
+
+
+class Machine:
+    """A clock, and engines whose calls take as long as they should, times a drift."""
+
+    def __init__(self, drift_per_s: float = 0.0) -> None:
+        self.now_ns = 0.0
+        self.drift_per_s = drift_per_s
+        self.order: list[str] = []
+
+    def clock(self) -> float:
+        return self.now_ns / 1e9
+
+    def engine(self, name: str, call_ms: float) -> "Engine":
+        return Engine(self, name, call_ms * MS)
+
+
+class Engine:
+    def __init__(self, machine: Machine, name: str, call_ns: float) -> None:
+        self.machine, self.name, self.call_ns = machine, name, call_ns
+
+    def turn(self, calls: int, warmup: int) -> list[int]:
+        self.machine.order.append(self.name)
+        samples = []
+        for _ in range(warmup + calls):
+            taken = self.call_ns * (1 + self.machine.drift_per_s * self.machine.clock())
+            self.machine.now_ns += taken
+            samples.append(round(taken))
+        return samples[warmup:]
+
+
+def run(machine: Machine, call_ms: dict[str, float], **options: float):
+    engines = {name: machine.engine(name, ms) for name, ms in call_ms.items()}
+    return race(engines, "base", clock=machine.clock, **options)
+
+
+def test_speedup_is_the_baseline_over_the_candidate():
+    result = run(Machine(), {"base": 12.0, "fast": 4.0, "slow": 24.0}, budget_s=20)
+    assert result.speedups["fast"].value == pytest.approx(3)
+    assert result.speedups["slow"].value == pytest.approx(0.5)
+    assert result.settled
+    assert {name: len(taken) > 0 for name, taken in result.samples_ns.items()} == {
+        "base": True,
+        "fast": True,
+        "slow": True,
+    }
+
+
+def test_linear_drift_of_the_machine_does_not_bias_the_speedup():
+    drifting = run(Machine(drift_per_s=0.05), {"base": 10.0, "fast": 5.0}, budget_s=20)
+    assert drifting.speedups["fast"].value == pytest.approx(2, rel=2e-3)
+
+
+def test_each_round_is_a_random_order_and_then_its_reverse():
+    machine = Machine()
+    run(machine, {"base": 1.0, "a": 1.0, "b": 1.0}, budget_s=20)
+    turns = machine.order[3:]  # behind the calls that set the paces
+    rounds = [turns[i : i + 6] for i in range(0, len(turns), 6)]
+    assert all(r == r[::-1] and sorted(r[:3]) == ["a", "b", "base"] for r in rounds)
+    assert len({tuple(r) for r in rounds}) > 1
+
+
+def test_budget_ends_the_race_and_the_confidence_says_how_little_is_known():
+    machine = Machine()
+    result = run(machine, {"base": 1000.0, "other": 900.0}, budget_s=1)
+    assert result.speedups["other"].blocks == 1
+    assert result.speedups["other"].interval.confidence == 0
+    assert not result.settled
+
+
+def test_race_goes_on_until_95_percent_confidence_is_reached():
+    result = run(Machine(), {"base": 1.0, "other": 1.0}, budget_s=1000)
+    assert result.speedups["other"].interval.confidence >= 0.95
+
+
+@pytest.mark.parametrize(
+    ("n", "shown"),
+    [
+        pytest.param(63, set(), id="too few for any"),
+        pytest.param(64, {"p90"}, id="enough for p90"),
+        pytest.param(662, {"p90", "p99"}, id="enough for p99"),
+    ],
+)
+def test_percentiles_are_shown_only_where_there_are_enough_samples(n: int, shown: set[str]):
+    samples = tuple(range(MS, MS * (n + 1), MS))
+    document = Latency(samples, warmup=2, threads=1, device="cpu", versions={}).to_json()
+    assert shown == set(document) & {"p90", "p99"}
+    assert document["median"] == pytest.approx((n + 1) / 2)
+    assert document["samples"][:2] == [1.0, 2.0]
+
+
+def test_baseline_is_exactly_as_fast_as_itself():
+    document = Speedup.of_baseline().to_json()
+    assert (document["low"], document["value"], document["high"]) == (1, 1, 1)
+
+
+def test_speedup_interval_holds_the_median_ratio():
+    ratios = np.random.default_rng(0).lognormal(np.log(3), 0.05, 40)
+    speedup = Speedup.of([float(ratio) for ratio in ratios])
+    assert speedup.interval.low < 3 < speedup.interval.high
+    assert speedup.half_width < 0.05
