@@ -80,16 +80,19 @@ def score(
     from tcompress.artifact import write_text_atomically
     from tcompress.loading import load_encoder
     from tcompress.stages import DataSource, input_model, optional_workspace, seed_of
+    from tcompress.workspace import reference_to
 
     console = common.console
     workspace = optional_workspace(common, needed=model is None)
-    directory = input_model(workspace, model, ("finetune", "prune"))
+    directory = input_model(workspace, model, ("finetune",), unpruned=True)
     encoder = load_encoder(directory)
     seed = seed_of(common, workspace)
     source = DataSource(workspace, data)
     scores = _score(encoder, criterion, max_examples, source, seed, console)
     kept = [list(layer.heads) for layer in encoder.plan.layers]
-    document = scores.to_json() | {"model": str(directory), "kept_heads": kept}
+    reference = reference_to(directory)
+    model_key = {"path": reference.path, "digest": reference.digest}
+    document = scores.to_json() | {"model": model_key, "kept_heads": kept}
     if output is None and workspace is not None:
         output = workspace.scores_file
     if output is not None:
@@ -144,7 +147,7 @@ def prune(
     from .scoring import Criterion
     from .selection import Scope, select_units
 
-    run = StageRun.open("prune", common, stage, builds_on=("finetune",), data=data)
+    run = StageRun.open("prune", common, stage, builds_on=("finetune",), unpruned=True, data=data)
     needs_data = Criterion(criterion).needs_data
     recipe = {
         "heads": heads,

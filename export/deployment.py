@@ -6,6 +6,7 @@ under every version of transformers. Work whose result nobody reads is left out:
 at the first token only needs the last layer's queries, output and FFN for that one token.
 """
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -17,7 +18,7 @@ from tcompress.encoder import Encoder
 from tcompress.plan import LayerPlan, Precision
 from tcompress.transformer import Pooling
 
-_ACTIVATIONS = {
+_ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     Activation.RELU: functional.relu,
     Activation.GELU: functional.gelu,
     Activation.GELU_TANH: lambda x: functional.gelu(x, approximate="tanh"),

@@ -54,7 +54,7 @@ def write_export(
     path = directory / MODEL_FILES[kind]
     _write(encoder, deployed, kind, path, reduce_range=reduce_range)
     copy_carried_files(encoder.directory, directory)
-    details = {
+    details: dict[str, Any] = {
         "labels": list(encoder.labels),
         "input_names": list(deployed.input_names),
         "preprocessing": _preprocessing(encoder),

@@ -88,12 +88,9 @@ def check_parity(
     source = np.concatenate([pair[0] for pair in pairs]).astype(np.float64)
     exported = np.concatenate([pair[1] for pair in pairs]).astype(np.float64)
     scale = max(1.0, float(np.abs(source).max()))
-    shapes = {
-        (len(a), next(iter(b.values())).shape[1]) for b, (a, _) in zip(batches, pairs, strict=True)
-    }
     parity = Parity(
         examples=len(source),
-        shapes=tuple(sorted(shapes)),
+        shapes=tuple(sorted({_shape_of(batch) for batch in batches})),
         max_abs_difference=float(np.abs(source - exported).max()) / scale,
         mean_kl=float(_kl_divergence(source, exported).mean()),
         agreement=_clear_agreement(source, exported),
@@ -122,15 +119,20 @@ def parity_batches(encoder: Encoder, seed: int = 0) -> Iterator[Batch]:
             yield _with_padding(batch, rng)
 
 
-def _with_padding(batch: Batch, rng: np.random.Generator) -> Batch:
+def _shape_of(batch: Batch) -> tuple[int, int]:
     size, tokens = batch["attention_mask"].shape
+    return size, tokens
+
+
+def _with_padding(batch: Batch, rng: np.random.Generator) -> Batch:
+    size, tokens = _shape_of(batch)
     lengths = rng.integers(1, tokens, size)  # at least one token, at least one padded place
     mask = (np.arange(tokens) < lengths[:, None]).astype(np.int64)
     return batch | {"attention_mask": mask}
 
 
 def _check_form(batch: Batch, source: Array, exported: Array) -> None:
-    what = f"on a batch of shape {batch['attention_mask'].shape}"
+    what = f"on a batch of shape {_shape_of(batch)}"
     if exported.shape != source.shape:
         msg = f"{what} the file gives logits {exported.shape}, its source {source.shape}"
         raise ParityError(msg)
@@ -163,8 +165,9 @@ def _kl_divergence(source: Array, exported: Array) -> Array:
 
 
 def _clear_agreement(source: Array, exported: Array) -> float:
-    best = np.sort(np.exp(log_softmax(source, axis=-1)), axis=-1)
-    clear = best[:, -1] - best[:, -2] >= _CLEAR_MARGIN if best.shape[1] > 1 else np.ones(len(best))
-    if not clear.any():
+    best: Array = np.sort(np.exp(log_softmax(source, axis=-1)), axis=-1)
+    if best.shape[1] < 2:
         return 1.0
-    return float((source.argmax(-1) == exported.argmax(-1))[clear.astype(bool)].mean())
+    clear = best[:, -1] - best[:, -2] >= _CLEAR_MARGIN
+    equal: Array = np.asarray(source.argmax(-1) == exported.argmax(-1))
+    return float(equal[clear].mean()) if clear.any() else 1.0

@@ -29,9 +29,10 @@ class Int8Linear(nn.Module):
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         weight, scale = quantize_weight(linear.weight)
-        self.register_buffer("weight", torch.from_numpy(weight))
-        self.register_buffer("scale", torch.from_numpy(scale))
-        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().clone())
+        self.weight = nn.Buffer(torch.from_numpy(weight))
+        self.scale = nn.Buffer(torch.from_numpy(scale))
+        bias = linear.bias
+        self.bias = nn.Buffer(torch.zeros_like(self.scale) if bias is None else bias.detach())
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply.
@@ -46,10 +47,8 @@ class Int8Linear(nn.Module):
         largest = rows.abs().amax(-1, keepdim=True).clamp(min=1e-12)
         quantized = torch.round(rows * (127.0 / largest)).to(torch.int8)
         product = torch._int_mm(quantized, self.weight)
-        y = product.to(x.dtype) * (largest / 127.0) * self.scale
-        if self.bias is not None:
-            y = y + self.bias
-        return y.unflatten(0, x.shape[:-1])
+        y = product.to(x.dtype) * (largest / 127.0) * self.scale + self.bias
+        return y.view(*x.shape[:-1], -1)
 
 
 def write_program(deployed: DeployedEncoder, path: Path, inputs: tuple[Tensor, ...]) -> None:

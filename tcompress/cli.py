@@ -19,7 +19,7 @@ EXIT_INTERRUPTED = 130
 
 _DEBUG_VARIABLE = "TCOMPRESS_DEBUG"
 _COMMANDS = {
-    "init": "tcompress.commands:init",
+    "init": "tcompress.compress.init_command:init",
     "score": "tcompress.compress.commands:score",
     "prune": "tcompress.compress.commands:prune",
     "finetune": "tcompress.compress.commands:finetune",

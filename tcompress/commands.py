@@ -125,8 +125,10 @@ def doctor(common: Common) -> None:
         ("CPUs usable", machine["cpus_usable"]),
         ("memory", f"{machine['memory_bytes'] / 2**30:.0f} GiB"),
         ("instruction sets", ", ".join(name for name, has in features.items() if has) or "-"),
-        *((name, f"{'yes' if good else 'no'}: {why if good else why_not}")
-          for name, (good, why, why_not) in verdicts.items()),
+        *(
+            (name, f"{'yes' if good else 'no'}: {why if good else why_not}")
+            for name, (good, why, why_not) in verdicts.items()
+        ),
         *((f"{name}", version) for name, version in machine["versions"].items()),
     ]
     for name, value in rows:

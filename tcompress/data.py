@@ -173,7 +173,8 @@ def _read_table(path: Path, kind: str) -> pd.DataFrame:
         if kind == ".parquet":
             table: pd.DataFrame = pd.read_parquet(path)
             return table
-        return pd.read_csv(path, sep="\t" if kind == ".tsv" else ",", **text)
+        csv: pd.DataFrame = pd.read_csv(path, sep="\t" if kind == ".tsv" else ",", **text)
+        return csv
     except ImportError as error:
         raise MissingExtraError("parquet", "reading Parquet files") from error
     except pd.errors.EmptyDataError as error:

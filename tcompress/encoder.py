@@ -50,6 +50,11 @@ class Encoder:
         return Anatomy.of(self.model)
 
     @property
+    def parameters(self) -> int:
+        """Number of parameters."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
     def device(self) -> torch.device:
         """Device of the parameters."""
         return next(self.model.parameters()).device

@@ -42,7 +42,11 @@ def optional_workspace(common: Common, *, needed: bool) -> Workspace | None:
 
 
 def input_model(
-    workspace: Workspace | None, model: Path | None, builds_on: tuple[str, ...]
+    workspace: Workspace | None,
+    model: Path | None,
+    builds_on: tuple[str, ...],
+    *,
+    unpruned: bool = False,
 ) -> Path:
     """Return the directory that a stage reads.
 
@@ -50,13 +54,14 @@ def input_model(
         workspace: The workspace, or None.
         model: Directory from `--model`, or None.
         builds_on: Stages whose encoders this stage can read, besides the source model.
+        unpruned: Whether only encoders that lost nothing will do.
     """
     if model is not None:
         return model
     if workspace is None:
         msg = "no workspace and no --model"
         raise WorkspaceError(msg)
-    return workspace.newest_encoder(builds_on)
+    return workspace.newest_encoder(builds_on, unpruned=unpruned)
 
 
 def output_directory(workspace: Workspace | None, options: StageOptions, *name: str) -> Path:
@@ -175,6 +180,7 @@ class StageRun:
         options: StageOptions,
         *,
         builds_on: tuple[str, ...],
+        unpruned: bool = False,
         data: DataOptions | None = None,
         output: tuple[str, ...] = (),
     ) -> "StageRun":
@@ -185,6 +191,7 @@ class StageRun:
             common: The command's common options.
             options: The command's stage options.
             builds_on: Stages whose encoders it can read, besides the source model.
+            unpruned: Whether only encoders that lost nothing will do.
             data: The command's data options.
             output: Path below the workspace's artifacts; the stage's name by default.
 
@@ -194,7 +201,7 @@ class StageRun:
         workspace = optional_workspace(common, needed=options.model is None)
         return cls(
             name,
-            input_model(workspace, options.model, builds_on),
+            input_model(workspace, options.model, builds_on, unpruned=unpruned),
             output_directory(workspace, options, *(output or (name,))),
             options.force,
             seed_of(common, workspace),
@@ -214,7 +221,7 @@ class StageRun:
         Raises:
             OutputExistsError: If something else is there and may not be replaced.
         """
-        if not self.force and is_artifact(self.output):
+        if is_artifact(self.output):
             try:
                 manifest = Manifest.read(self.output)
                 parent = reference_to(self.directory)

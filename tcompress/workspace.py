@@ -189,18 +189,21 @@ class Workspace:
         ]
         return sorted(found, key=lambda artifact: artifact.manifest.created)
 
-    def newest_encoder(self, stages: tuple[str, ...]) -> Path:
-        """Return the newest artifact of the given stages, or the source model.
+    def newest_encoder(self, stages: tuple[str, ...], *, unpruned: bool = False) -> Path:
+        """Return the newest encoder of the given stages, or the source model.
 
         Args:
             stages: Stages whose output is wanted.
+            unpruned: Whether only encoders that lost nothing will do.
         """
         fitting = [
-            artifact
+            artifact.directory
             for artifact in self.artifacts()
-            if artifact.manifest.kind == ENCODER_KIND and artifact.manifest.stage in stages
+            if artifact.manifest.kind == ENCODER_KIND
+            and artifact.manifest.stage in stages
+            and (artifact.manifest.plan.is_dense or not unpruned)
         ]
-        return fitting[-1].directory if fitting else self.model_directory
+        return fitting[-1] if fitting else self.model_directory
 
     def splits(self) -> Splits:
         """Read the data and return disjoint splits; read once.

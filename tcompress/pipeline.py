@@ -1,0 +1,87 @@
+"""`tcompress run`: every stage in order, as if typed one after the other."""
+
+import shlex
+from pathlib import Path
+
+import click
+
+from .options import CONTEXT, RATIO, Common, common_options
+
+_DEMOS = ("reviews", "digits")
+
+
+@click.command(context_settings=CONTEXT)
+@click.option(
+    "--demo",
+    is_flag=False,
+    flag_value="reviews",
+    type=click.Choice(_DEMOS),
+    help="Start with an embedded model where there is no workspace; reviews without a name.",
+)
+@click.option("--heads", type=RATIO, default=0.3, help="Fraction of the heads to remove.")
+@click.option("--neurons", type=RATIO, default=0.0, help="Fraction of the FFN neurons to remove.")
+@click.option(
+    "--epochs", type=click.IntRange(min=0), default=0, help="Of recovery; 0 leaves it out."
+)
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.02,
+    help="Largest accuracy drop that the gate accepts, as a fraction.",
+)
+@common_options
+@click.pass_context
+def run(
+    ctx: click.Context,
+    demo: str | None,
+    heads: float,
+    neurons: float,
+    epochs: int,
+    max_drop: float,
+    common: Common,
+) -> None:
+    """Score, prune, recover, quantize, export, evaluate and gate, in one go.
+
+    What is done already and still up to date is not done again. The exit code is the gate's.
+
+    \b
+    Example:
+      tcompress run --demo
+      tcompress run --heads 0.4 --neurons 0.3 --epochs 1 --max-drop 0.01
+    """
+    directory = common.workspace or Path()
+    steps = [
+        ["score"],
+        ["prune", "--heads", f"{heads:g}", "--neurons", f"{neurons:g}", "--force"],
+        ["finetune", "--epochs", str(epochs), "--force"],
+        ["quantize", "--force"],
+        ["export", "--format", "onnx", "--force"],
+        ["evaluate"],
+        ["gate", "--max-drop", f"{max_drop:g}"],
+    ]
+    if epochs == 0:
+        steps = [step for step in steps if step[0] != "finetune"]
+    if demo is not None and not (directory / "tcompress.toml").is_file():
+        steps.insert(0, ["init", "--demo", demo])
+    shared = _shared_options(common)
+    for step in steps:
+        last = step is steps[-1]
+        common.console.say(f"\n$ tcompress {shlex.join([*step, *shared])}")
+        _invoke(ctx, [*step, *shared, *(["--json"] if last and common.console.as_json else [])])
+
+
+def _shared_options(common: Common) -> list[str]:
+    options = [] if common.workspace is None else ["--workspace", str(common.workspace)]
+    options += [] if common.seed is None else ["--seed", str(common.seed)]
+    return options + (["--quiet"] if common.console.quiet else [])
+
+
+def _invoke(ctx: click.Context, words: list[str]) -> None:
+    """Run a command as if it had been typed."""
+    parent = ctx.parent
+    assert parent is not None
+    assert isinstance(parent.command, click.Group)
+    command = parent.command.get_command(parent, words[0])
+    assert command is not None
+    with command.make_context(words[0], words[1:], parent=parent) as inner:
+        command.invoke(inner)
