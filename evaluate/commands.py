@@ -195,25 +195,29 @@ def _show(console: "Console", document: dict[str, Any]) -> None:
         threads = f", {entries[0]['latency_ms']['threads']} threads" if device == "cpu" else ""
         metric = next(iter(entries[0]["metrics"]))
         console.table(
-            ("artifact", "engine", "format", "ms", "speed-up", metric, "drop", "MB"),
+            ("artifact", "format", "ms", "speed-up", metric, "drop", "MB"),
             [_row(entry, metric) for entry in entries],
             title=f"{device}, batch {batch}, {tokens} tokens{threads}",
         )
-    noise = document["environment"]["noise_floor"]
-    low, high = noise["low"] - 1, noise["high"] - 1
-    console.show(f"Noise: the source against itself differs by {low:+.1%} to {high:+.1%}.")
+    console.show(_noise_text(document["environment"]["noise_floor"]))
     for note in document["notes"]:
         console.show(f"Note: {note}.")
 
 
+def _noise_text(noise: dict[str, Any]) -> str:
+    if noise["confidence"] < _CONFIDENCE:
+        return "Noise: not known; there were too few rounds."
+    low, high = noise["low"] - 1, noise["high"] - 1
+    return f"Noise: the source, measured against itself, seems {low:+.1%} to {high:+.1%} faster."
+
+
 def _row(entry: dict[str, Any], metric: str) -> tuple[str, ...]:
-    drop = entry["accuracy_drop"]
+    drop, latency = entry["accuracy_drop"], entry["latency_ms"]["median"]
     is_baseline = entry["speedup"]["blocks"] == 0
     return (
         entry["artifact"] + (" (stale)" if entry["stale"] else ""),
-        entry["backend"],
         entry["precision"],
-        f"{entry['latency_ms']['median']:.3g}",
+        f"{latency:.3g}" if latency < 100 else f"{latency:.0f}",
         "1" if is_baseline else _speedup_text(entry["speedup"]),
         f"{entry['metrics'][metric]:.4f}",
         "" if is_baseline or drop is None else f"{drop:+.4f}",

@@ -94,10 +94,9 @@ def named_subjects(paths: Sequence[Path], baseline: Path) -> tuple[list[Subject]
 
 def _fresh_digests(source: Parent, artifacts: Sequence[Artifact]) -> set[str]:
     """Return the digests of the source and of all that descends from it without a gap."""
-    fresh, waiting = {source.digest}, [artifact.manifest for artifact in artifacts]
-    while ready := [manifest for manifest in waiting if manifest.parent.digest in fresh]:
-        fresh |= {manifest.digest for manifest in ready}
-        waiting = [manifest for manifest in waiting if manifest.parent.digest not in fresh]
+    fresh, manifests = {source.digest}, [artifact.manifest for artifact in artifacts]
+    for _ in manifests:  # the longest line of descent
+        fresh |= {manifest.digest for manifest in manifests if manifest.parent.digest in fresh}
     return fresh
 
 

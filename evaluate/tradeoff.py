@@ -320,7 +320,11 @@ def _doubts(device: str, shape: tuple[int, int], result: Race, foreign_load: flo
         return doubts
     rounds = min(speedup.blocks for speedup in result.speedups.values())
     worst = max(speedup.half_width for speedup in result.speedups.values())
-    known = f"known to ±{worst:.1%}" if rounds >= FEWEST_ROUNDS else f"from {rounds} rounds only"
+    known = (
+        f"known to ±{worst:.1%}"
+        if rounds >= FEWEST_ROUNDS
+        else f"from {rounds} of {FEWEST_ROUNDS} rounds"
+    )
     doubts.append(
         f"{where}: the time was up with the least certain speed-up {known}; "
         "a larger --budget-s tells more"

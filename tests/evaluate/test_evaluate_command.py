@@ -48,7 +48,7 @@ def test_document_compares_every_artifact_with_the_source(
     write_encoder(artifacts / "prune", artifacts / "finetune", "finetune")
     shutil.rmtree(artifacts / "prune")
     write_encoder(source, artifacts / "prune", "prune", precision="int8")  # finetune is stale now
-    write_onnx(source, artifacts / "export" / "onnx", WEIGHT)
+    write_onnx(artifacts / "prune", artifacts / "export" / "onnx", WEIGHT)
     other = tmp_path / "other"
     shutil.copytree(source, other)
     state = load_file(other / "model.safetensors")
@@ -118,7 +118,7 @@ def test_models_can_be_compared_without_a_workspace(
     result = CliRunner().invoke(cli, ["evaluate", "linear", *named, *options])
     assert result.exit_code == 0, result.stderr
     assert "cpu, batch 2, 3 tokens" in result.stdout
-    assert max(len(line) for line in result.stdout.splitlines() if "pytorch" in line) <= 80
+    assert "…" not in result.stdout
     document = json.loads((tmp_path / "report" / "report.json").read_text())
     assert document["data"] | {"split": None, "examples": 150} == document["data"]
 
