@@ -117,7 +117,7 @@ def _content_key(name: str) -> str:
         ingredients: Any = [_DIGITS_RECIPE.to_json(), _DIGITS_SPLIT, repr(_DIGITS_SPEC)]
     else:
         weights = file_digest(_base_model() / WEIGHTS_FILE)
-        ingredients = [_REVIEWS_RECIPE.to_json(), _REVIEWS_SPLIT, _WHEEL_SHA256, weights]
+        ingredients = [_reviews_recipe().to_json(), _REVIEWS_SPLIT, _WHEEL_SHA256, weights]
     versions = {package: metadata.version(package) for package in ("torch", "scikit-learn")}
     return document_digest({"name": name, "ingredients": ingredients, "versions": versions})
 
@@ -140,8 +140,11 @@ def _make_reviews(directory: Path, console: Console) -> None:
         rows = [int(row) for row in side.ids]
         table.iloc[rows].to_csv(directory / f"{name}.csv", index=False)
     _write_base_classifier(directory / "base")
-    recipe = replace(_REVIEWS_RECIPE, precision=choose_precision("cpu"))
-    _train(directory, "csv", recipe, console)
+    _train(directory, "csv", _reviews_recipe(), console)
+
+
+def _reviews_recipe() -> FinetuneRecipe:
+    return replace(_REVIEWS_RECIPE, precision=choose_precision("cpu"))
 
 
 def _read_reviews(console: Console) -> pd.DataFrame:
