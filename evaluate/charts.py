@@ -37,6 +37,14 @@ _LIMIT_NAME = "1 point below the baseline"
 _POINTS_PER_INCH = 72
 _FONT_SIZE = 9.0
 _CHARACTER_WIDTH = 0.58 * _FONT_SIZE
+_MOST_TICKS = 9
+_TICK_STEPS = (
+    (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9),
+    (1, 1.5, 2, 3, 4, 5, 7),
+    (1, 2, 5),
+    (1, 3),
+    (1,),
+)
 _MOST_LAYERS_WITH_NUMBERS = 12
 
 # What a name costs that covers a square point of a bar, and one that stands nearer to another
@@ -279,17 +287,20 @@ def _scale_latency(axes: Axes, points: Sequence[Point]) -> None:
     low, high = min(p.latency_low for p in points), max(p.latency_high for p in points)
     span = max(high / low, 1.2)
     low, high = low / span**0.12, high * span**0.12
-    steps = (
-        (1, 1.5, 2, 3, 5, 7)
-        if high / low > 4
-        else (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
-    )
-    ticks = [step * 10.0**power for power in range(-6, 9) for step in steps]
     axes.set_xscale("log")
     axes.set_xlim(low, high)
-    axes.xaxis.set_major_locator(FixedLocator([t for t in ticks if low <= t <= high]))
+    axes.xaxis.set_major_locator(FixedLocator(_log_ticks(low, high)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Return as many round numbers as there is room for."""
+    for steps in _TICK_STEPS:
+        ticks = [step * 10.0**power for power in range(-9, 10) for step in steps]
+        if len(shown := [tick for tick in ticks if low <= tick <= high]) <= _MOST_TICKS:
+            break
+    return shown
 
 
 def _scale_quality(axes: Axes, points: Sequence[Point], limit: float | None) -> None:

@@ -20,6 +20,8 @@ from .charts import Point, Standing, head_map_svg, structure_svg, tradeoff_svg
 ACCEPTED_DROP = 0.01
 """Drop in accuracy, or in agreement, up to which a measurement may be recommended."""
 
+# That of the range of five rounds; from fewer nothing is concluded.
+_LEAST_CONFIDENCE = 0.9
 _TEMPLATE = "report.html.j2"
 _MOST_PICTURES = 4
 _LONGEST_NAME = 32
@@ -82,7 +84,12 @@ class Row:
     @property
     def is_faster(self) -> bool:
         """Whether it was shown to be faster than the baseline."""
-        return not self.is_baseline and self.raw["speedup"]["low"] > 1
+        return not self.is_baseline and self.is_timed and self.raw["speedup"]["low"] > 1
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether there were enough rounds for its speed-up to have an interval."""
+        return _is_sure(self.raw["speedup"])
 
 
 @dataclass(frozen=True)
@@ -271,10 +278,10 @@ def recommendation(summary: Summary, setting: Setting, quote: Quote = str) -> st
     if base is None:
         return "Nothing can be recommended, as the baseline was not measured."
     if best is None:
-        others = f"none of the {len(rows) - 1} others" if len(rows) > 1 else "nothing else"
+        others = "nothing else" if len(rows) == 1 else f"none of the {len(rows) - 1} others"
         return (
             f"Keep {quote(base.name)}: {others} was shown to be faster at a cost of at most "
-            f"{100 * ACCEPTED_DROP:g} point of {summary.quality_name}."
+            f"{100 * ACCEPTED_DROP:g} point of {summary.quality_name}.{_too_costly(rows, quote)}"
         )
     examples = summary.document["data"]["examples"]
     where = f"{best.raw['backend']}, {best.raw['precision']}"
@@ -347,6 +354,8 @@ def noise_sentence(environment: dict[str, Any]) -> str | None:
     floor = environment.get("noise_floor")
     if not floor:
         return None
+    if not _is_sure(floor):
+        return "Noise floor: not known, as there were too few rounds."
     width = max(abs(floor["high"] - 1), abs(1 - floor["low"]))
     return (
         f"Noise floor: the baseline timed against itself came out {floor['value']:.3f} times as "
@@ -377,6 +386,18 @@ def _scaled(value: float, units: Sequence[str]) -> str:
     return f"{value:.3g} {units[position]}".rstrip()
 
 
+def _too_costly(rows: Sequence[Row], quote: Quote) -> str:
+    """Name what would be won, and given up, by the fastest measurement of all."""
+    faster = [row for row in rows if row.is_faster and not row.raw["stale"]]
+    if not faster:
+        return ""
+    best = min(faster, key=lambda row: row.latency_ms)
+    return (
+        f" The fastest, {quote(best.name)}, is {best.raw['speedup']['value']:.2f} times as fast "
+        f"and gives up {100 * best.drop:.2f} points."
+    )
+
+
 def _quality_clause(row: Row, summary: Summary) -> str:
     if not summary.has_labels:
         return f"the same answer in {100 * row.quality:.2f} % of the cases"
@@ -397,7 +418,7 @@ def _markdown_table(summary: Summary) -> list[str]:
 
 def _markdown_cells(row: Row) -> list[str]:
     raw, speedup = row.raw, row.raw["speedup"]
-    interval = "" if row.is_baseline else f" ({speedup['low']:.2f}–{speedup['high']:.2f})"
+    interval = f" ({speedup['low']:.2f}–{speedup['high']:.2f})" if row.is_timed else " (?)"
     drop = raw["accuracy_drop"]
     return [
         _code(row.name) + (" (out of date)" if raw["stale"] else ""),
@@ -406,7 +427,7 @@ def _markdown_cells(row: Row) -> list[str]:
         _code(raw["precision"]),
         f"{raw['batch']} × {raw['tokens']}",
         format_ms(row.latency_ms),
-        f"{speedup['value']:.2f}{interval}",
+        f"{speedup['value']:.2f}{'' if row.is_baseline else interval}",
         f"{100 * row.quality:.2f}",
         "–" if drop is None else f"{100 * drop:+.2f}",
         format_bytes(raw["size_bytes"]),
@@ -489,6 +510,10 @@ def _head_picture(summary: Summary) -> str | None:
         description=f"Scores by {heads['criterion']}; {removed} of {total} heads are removed. "
         "The numbers are in the table below.",
     )
+
+
+def _is_sure(interval: dict[str, Any]) -> bool:
+    return bool(interval.get("confidence", 1.0) >= _LEAST_CONFIDENCE)
 
 
 def _shape(row: Row) -> tuple[list[int], list[int]]:

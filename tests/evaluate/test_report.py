@@ -55,6 +55,10 @@ def measurement(name: str, latency_ms: float, accuracy: float, **changes: Any) -
     } | changes
 
 
+def speedup(value: float, low: float, confidence: float) -> dict[str, float]:
+    return {"value": value, "low": low, "high": value, "confidence": confidence}
+
+
 @pytest.fixture
 def document() -> dict[str, Any]:
     draw = random.Random(0)
@@ -235,7 +239,8 @@ def test_fastest_measurement_within_a_point_is_recommended(document: dict[str, A
     [
         pytest.param({"stale": True}, id="out-of-date"),
         pytest.param({"accuracy_drop": 0.0101}, id="loses-too-much"),
-        pytest.param({"speedup": {"value": 1.1, "low": 0.99, "high": 1.3}}, id="not-shown-faster"),
+        pytest.param({"speedup": speedup(4.8, 0.99, 0.95)}, id="not-shown-faster"),
+        pytest.param({"speedup": speedup(4.8, 4.8, 0.0)}, id="one-round"),
         pytest.param({"batch": 8}, id="another-setting"),
     ],
 )
@@ -248,7 +253,7 @@ def test_baseline_is_kept_where_nothing_is_better(document: dict[str, Any]):
     del document["measurements"][2:4]
     assert sentence(document) == (
         "Keep source: none of the 2 others was shown to be faster at a cost of at most 1 point of "
-        "accuracy."
+        "accuracy. The fastest, export/tiny, is 9.60 times as fast and gives up 13.00 points."
     )
     render_html(document)
 
