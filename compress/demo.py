@@ -46,13 +46,13 @@ _DOWNLOAD_TIMEOUT_S = 300
 
 _REVIEWS_RECIPE = FinetuneRecipe(epochs=2, learning_rate=1e-4, freeze_layers=2)
 _REVIEWS_SPLIT = {"validation": 0.1, "test": 0.25}
-_DIGITS_RECIPE = FinetuneRecipe(epochs=30, learning_rate=3e-3, batch_size=64)
+_DIGITS_RECIPE = FinetuneRecipe(epochs=30, learning_rate=2e-3, batch_size=64)
 _DIGITS_SPLIT = {"validation": 0.15, "test": 0.35}
 _DIGITS_SPEC = TransformerSpec(
     labels=tuple(str(digit) for digit in range(10)),
-    d_model=32,
-    num_heads=4,
-    feed_forward_size=64,
+    d_model=64,
+    num_heads=8,
+    feed_forward_size=128,
     num_layers=3,
     feature_size=8,
     max_positions=8,
@@ -60,7 +60,7 @@ _DIGITS_SPEC = TransformerSpec(
     norm_first=True,
     activation="gelu",
     pooling=Pooling.MEAN,
-    dropout=0.0,
+    dropout=0.2,
 )
 
 

@@ -34,10 +34,13 @@ def prune_(encoder: Encoder, plan: CompressionPlan) -> None:
     anatomy = encoder.anatomy
     counts = (encoder.plan.head_counts, encoder.plan.neuron_counts)
     if (plan.head_counts, plan.neuron_counts) != counts:
+        trainable = {n: p.requires_grad for n, p in encoder.model.named_parameters()}
         graph = _dependency_graph(encoder)
         for layer, new, old in zip(anatomy.layers, plan.layers, encoder.plan.layers, strict=True):
             _prune_heads(graph, layer, _removed(new.heads, old.heads))
             _prune_neurons(graph, layer, _removed(new.neurons, old.neurons))
+        for name, parameter in encoder.model.named_parameters():
+            parameter.requires_grad_(trainable[name])
     encoder.plan = plan
 
 
