@@ -20,7 +20,6 @@ install:
 lint:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pydoclint --quiet $(FOLDERS)
 
 # mypy cannot see the hook of an editable install that puts compress/, export/ and evaluate/ inside
 # tcompress. Links under .typing/ lay the packages out as they are installed.

@@ -74,13 +74,20 @@ def run_predictions(
         return predict(engine, examples, watch=watch)
 
 
-def predict(engine: EngineProcess, examples: Examples, *, watch: Watch = iter) -> Predictions:
+def predict(
+    engine: EngineProcess,
+    examples: Examples,
+    *,
+    watch: Watch = iter,
+    require_finite: bool = True,
+) -> Predictions:
     """Ask an engine that is already open about every example.
 
     Args:
         engine: The engine.
         examples: The examples.
         watch: Shows the progress over the batches.
+        require_finite: Whether answers that are not finite are an error, and not passed on.
 
     Raises:
         DataError: If the examples do not fit the model.
@@ -97,7 +104,8 @@ def predict(engine: EngineProcess, examples: Examples, *, watch: Watch = iter) -
             )
             raise MeasurementError(msg)
         logits[positions] = answer
-    if bad := int((~np.isfinite(logits)).any(axis=1).sum()):
+    bad = int((~np.isfinite(logits)).any(axis=1).sum())
+    if bad and require_finite:
         msg = f"{engine.name}: {bad} of {len(examples)} answers are not finite; it is broken"
         raise MeasurementError(msg)
     return Predictions(logits, labels, truncated)

@@ -55,7 +55,7 @@ class DeployedEmbedding(nn.Module):
         Returns:
             `(batch, tokens, hidden)`.
         """
-        x: Tensor = self.tokens(inputs)
+        x = self._tokens_of(inputs)
         if self.positions is not None:
             x = x + self._positions_of(inputs)
         if self.token_types is not None:
@@ -67,6 +67,11 @@ class DeployedEmbedding(nn.Module):
             x = self.norm(x)
         return x if self.projection is None else self.projection(x)
 
+    def _tokens_of(self, inputs: Tensor) -> Tensor:
+        if isinstance(self.tokens, nn.Embedding):
+            return _look_up(inputs, self.tokens)
+        return self.tokens(inputs)
+
     def _positions_of(self, inputs: Tensor) -> Tensor:
         table = cast("Tensor", self.positions)
         if self.padding_id is None:
@@ -74,6 +79,11 @@ class DeployedEmbedding(nn.Module):
         # RoBERTa counts positions over the tokens that are not padding
         real = (inputs != self.padding_id).long()
         return functional.embedding(torch.cumsum(real, 1) * real + self.padding_id, table)
+
+
+def _look_up(indices: Tensor, table: nn.Embedding) -> Tensor:
+    """Read rows of a table; without its padding index, which matters to training only."""
+    return functional.embedding(indices, table.weight)
 
 
 class DeployedLayer(nn.Module):
@@ -128,7 +138,7 @@ class DeployedLayer(nn.Module):
 
     def _attend(self, x: Tensor, bias: Tensor) -> Tensor:
         if self.query is None or self.key is None or self.value is None:
-            return self.output.bias
+            return _bias(self.output)
         source = x[:, :1] if self.first_only else x
         # q: (batch, heads, 1 or tokens, head_size); k, v: (batch, heads, tokens, head_size)
         q = self._split(self.query(source))
@@ -142,8 +152,13 @@ class DeployedLayer(nn.Module):
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         if self.num_neurons == 0:
-            return self.ffn_out.bias
+            return _bias(self.ffn_out)
         return self.ffn_out(_ACTIVATIONS[self.activation](self.ffn_in(x)))  # type: ignore[no-any-return]
+
+
+def _bias(linear: nn.Linear) -> Tensor:
+    """What remains of a sublayer without units: `(hidden,)`."""
+    return linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias
 
 
 class DeployedHead(nn.Module):

@@ -168,7 +168,7 @@ def _read_table(path: Path, kind: str) -> pd.DataFrame:
     text: dict[str, Any] = {"dtype": str, "keep_default_na": False, "encoding": "utf-8"}
     try:
         if kind == ".jsonl":
-            rows: pd.DataFrame = pd.read_json(path, lines=True, dtype=False, convert_dates=False)
+            rows: pd.DataFrame = pd.read_json(path, lines=True, dtype=False)
             return rows
         if kind == ".parquet":
             table: pd.DataFrame = pd.read_parquet(path)

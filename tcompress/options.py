@@ -97,7 +97,9 @@ def common_options(function: Function) -> Function:
             type=DIRECTORY,
             help="Workspace to work in; else TCOMPRESS_WORKSPACE, else this directory.",
         ),
-        "seed": click.option("--seed", type=int, help="Seed; else the workspace's."),
+        "seed": click.option(
+            "--seed", type=click.IntRange(min=0), help="Seed; else the workspace's."
+        ),
         "as_json": click.option("--json", "as_json", is_flag=True, help="One JSON document."),
         "quiet": click.option("--quiet", "-q", is_flag=True, help="No progress on stderr."),
     }

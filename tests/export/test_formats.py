@@ -1,0 +1,182 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from tcompress.compress.pruning import prune_
+from tcompress.encoder import Encoder
+from tcompress.errors import ParityError
+from tcompress.export.deployment import deploy
+from tcompress.export.exporting import FORMATS, write_export
+from tcompress.export.onnx_graph import expected_operators
+from tcompress.export.parity import parity_batches
+from tcompress.loading import load
+from tcompress.plan import CompressionPlan, Precision
+from tcompress.runtime import MODEL_FILES
+
+LOAD_WITHOUT_TCOMPRESS = {
+    "onnx": "import onnxruntime as o; f = o.InferenceSession({path!r});"
+    " run = lambda d: f.run(None, d)[0]",
+    "torchscript": "import torch; f = torch.jit.load({path!r});"
+    " run = lambda d: f(*map(torch.from_numpy, d.values())).detach().numpy()",
+    "program": "import torch; f = torch.export.load({path!r}).module();"
+    " run = lambda d: f(*map(torch.from_numpy, d.values())).detach().numpy()",
+}
+
+
+def test_the_deployed_module_equals_the_encoder(
+    any_encoder: Encoder, uneven_plan: CompressionPlan
+) -> None:
+    for plan in (any_encoder.plan, uneven_plan):
+        prune_(any_encoder, plan)
+        deployed = deploy(any_encoder)
+        for batch in parity_batches(any_encoder):
+            inputs = (torch.from_numpy(batch[name]) for name in deployed.input_names)
+            with torch.no_grad():
+                logits = deployed(*inputs).numpy()
+            np.testing.assert_allclose(logits, any_encoder.predict(batch), atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", list(Precision))
+def test_onnx_equals_its_source_at_every_shape(
+    any_encoder: Encoder, uneven_plan: CompressionPlan, precision: Precision, tmp_path: Path
+) -> None:
+    prune_(any_encoder, uneven_plan.with_precision(precision))
+    parity = write_export(any_encoder, "onnx", tmp_path)["parity"]
+    assert [1, 1] in parity["shapes"]
+    assert len({tuple(shape) for shape in parity["shapes"]}) >= 6
+    if precision is Precision.FP32:
+        assert parity["max_abs_difference"] < 1e-5
+    else:
+        assert parity["max_abs_difference"] > 1e-5, "int8 must be real"
+
+
+@pytest.mark.parametrize("kind", ["torchscript", "program"])
+@pytest.mark.parametrize("precision", list(Precision))
+@pytest.mark.parametrize("model", ["bert", "roberta", "torch-sequence-first"])
+def test_torch_formats_equal_their_source_at_every_shape(
+    model: str,
+    kind: str,
+    precision: Precision,
+    model_directories,
+    uneven_plan: CompressionPlan,
+    tmp_path: Path,
+) -> None:
+    encoder = load(model_directories(model))
+    prune_(encoder, uneven_plan.with_precision(precision))
+    parity = write_export(encoder, kind, tmp_path)["parity"]
+    assert (parity["max_abs_difference"] < 1e-5) == (precision is Precision.FP32)
+
+
+def test_the_onnx_file_holds_what_the_plan_asks_for(
+    bert: Encoder, uneven_plan: CompressionPlan, tmp_path: Path
+) -> None:
+    prune_(bert, uneven_plan.with_precision(Precision.INT8))
+    write_export(bert, "onnx", tmp_path)
+    model = onnx.load(tmp_path / "model.onnx")
+    heads = [
+        onnx.helper.get_node_attr_value(node, "num_heads")
+        for node in model.graph.node
+        if node.op_type == "MultiHeadAttention"
+    ]
+    assert heads == [3, 1]
+    # layer 0: qkv merged, output, in, out; layer 1: in, out; layer 2: q (one token), k, v, output
+    int8 = [node for node in model.graph.node if node.op_type == "DynamicQuantizeMatMul"]
+    assert len(int8) == expected_operators(deploy(bert))["DynamicQuantizeMatMul"] == 4 + 2 + 4
+    assert [i.name for i in model.graph.input] == ["input_ids", "token_type_ids", "attention_mask"]
+    assert {p.key for p in model.metadata_props} >= {"tcompress.plan", "tcompress.precision"}
+
+
+def test_int8_makes_the_layers_four_times_smaller(bert: Encoder, tmp_path: Path) -> None:
+    sizes = {}
+    for precision in Precision:
+        bert.plan = bert.plan.with_precision(precision)
+        directory = tmp_path / precision
+        directory.mkdir()
+        write_export(bert, "onnx", directory)
+        weights = onnx.load(directory / "model.onnx").graph.initializer
+        layers = [t for t in weights if t.name.startswith("layer.") and "weight" in t.name]
+        matrices = [t for t in layers if len(t.dims) == 2]
+        sizes[precision] = sum(len(t.raw_data) for t in matrices)
+    assert sizes[Precision.FP32] == 4 * sizes[Precision.INT8]
+
+
+def test_the_same_encoder_gives_the_same_file(bert: Encoder, tmp_path: Path) -> None:
+    files = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write_export(bert, "onnx", tmp_path / name)
+        files.append((tmp_path / name / "model.onnx").read_bytes())
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_file_answers_in_a_process_without_tcompress(
+    kind: str, bert: Encoder, tmp_path: Path
+) -> None:
+    write_export(bert, kind, tmp_path)
+    batch = next(parity_batches(bert))
+    np.savez(tmp_path / "batch.npz", **batch)
+    script = (
+        f"import sys, numpy as np; {LOAD_WITHOUT_TCOMPRESS[kind]}; "
+        "y = run(dict(np.load({batch!r}))); np.save({out!r}, y); "
+        "assert not [m for m in sys.modules if m.startswith('tcompress')]"
+    ).format(
+        path=str(tmp_path / MODEL_FILES[kind]),
+        batch=str(tmp_path / "batch.npz"),
+        out=str(tmp_path / "out.npy"),
+    )
+    subprocess.run([sys.executable, "-I", "-W", "ignore", "-c", script], check=True)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), bert.predict(batch), atol=1e-5)
+
+
+def test_a_file_that_computes_something_else_is_not_accepted(
+    text_workspace: Path, tcompress, monkeypatch
+) -> None:
+    """Swap two inputs, as an exporter that goes by position would."""
+    from tcompress.export import onnx_graph
+
+    original = onnx_graph._token_types
+    monkeypatch.setattr(
+        onnx_graph,
+        "_token_types",
+        lambda writer, table, names: writer.node(
+            "Gather", writer.weight("token_types", table.weight), "attention_mask"
+        ),
+    )
+    result = tcompress("export", "--workspace", text_workspace)
+    assert result.exit_code == 1
+    assert "does not compute what its source does: logits differ by" in result.stderr
+    assert not list((text_workspace / "artifacts").rglob("*.onnx"))
+    monkeypatch.setattr(onnx_graph, "_token_types", original)
+    assert tcompress("export", "--workspace", text_workspace).exit_code == 0
+
+
+def test_logits_that_are_not_finite_fail_parity(bert: Encoder) -> None:
+    from tcompress.export.parity import FP32_LIMITS, check_parity
+
+    def broken(batch):
+        return np.full_like(bert.predict(batch), np.nan)
+
+    with pytest.raises(ParityError, match="logits that are not finite"):
+        check_parity(bert, broken, FP32_LIMITS)
+    with pytest.raises(ParityError, match=r"the file gives logits \(1, 1\), its source \(1, 2\)"):
+        check_parity(bert, lambda batch: bert.predict(batch)[:, :1], FP32_LIMITS)
+
+
+def test_an_export_opens_in_one_call_and_answers(text_workspace: Path, tcompress) -> None:
+    tcompress("prune", "--heads", "0.3", "--workspace", text_workspace)
+    tcompress("quantize", "--workspace", text_workspace)
+    for kind in FORMATS:
+        result = tcompress("export", "--format", kind, "--workspace", text_workspace)
+        assert result.exit_code == 0, result.output
+        exported = load(text_workspace / "artifacts/export" / kind)
+        source = load(text_workspace / "artifacts/prune")
+        assert (exported.kind, exported.labels) == (kind, source.labels)
+        batch = source.preprocessor.random_batch(3, 11)
+        assert np.abs(exported.predict(batch) - source.predict(batch)).max() < 0.5
+        assert (text_workspace / "artifacts/export" / kind / "tokenizer.json").is_file()

@@ -1,0 +1,105 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from tcompress.artifact import (
+    ENCODER_KIND,
+    Artifact,
+    Manifest,
+    Parent,
+    writing_artifact,
+    writing_directory,
+)
+from tcompress.errors import ArtifactError, OutputExistsError, StorageError
+from tcompress.plan import CompressionPlan
+
+PLAN = CompressionPlan.dense((2,), (4,))
+
+
+def _write(target: Path, content: str = "weights", *, replace: bool = False) -> Artifact:
+    with writing_artifact(target, replace=replace) as draft:
+        (draft.directory / "model.bin").write_text(content)
+        parent = Parent("/somewhere", "0" * 64)
+        draft.manifest = Manifest(ENCODER_KIND, "prune", parent, parent, PLAN, {"heads": 0.3})
+    return Artifact.open(target)
+
+
+def test_an_artifact_knows_its_files_and_parent(tmp_path: Path) -> None:
+    artifact = _write(tmp_path / "a")
+    assert set(artifact.manifest.files) == {"model.bin"}
+    assert artifact.size_bytes == len("weights")
+    assert artifact.manifest.plan == PLAN
+    assert Artifact.open(tmp_path / "a").manifest == artifact.manifest
+
+
+def test_equal_content_gives_equal_digests_whenever_it_was_written(tmp_path: Path) -> None:
+    first, second = _write(tmp_path / "a"), _write(tmp_path / "b")
+    assert first.manifest.created != second.manifest.created
+    assert first.manifest.digest == second.manifest.digest
+    assert _write(tmp_path / "c", "other").manifest.digest != first.manifest.digest
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda a: (a / "model.bin").write_text("weightz"), "model.bin differs from the manifest"),
+        (lambda a: (a / "model.bin").unlink(), "model.bin is missing"),
+        (lambda a: (a / "extra.py").write_text(""), "extra.py is not in the manifest"),
+        (lambda a: (a / "manifest.json").write_text("{"), "not a manifest that can be read"),
+        (lambda a: (a / "manifest.json").unlink(), "no manifest.json in it"),
+    ],
+)
+def test_damage_is_found_and_named(tmp_path: Path, damage, message: str) -> None:
+    _write(tmp_path / "a")
+    damage(tmp_path / "a")
+    with pytest.raises(ArtifactError, match=message):
+        Artifact.open(tmp_path / "a")
+
+
+def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
+    def fail() -> None:
+        with writing_directory(tmp_path / "a") as staging:
+            (staging / "half").write_text("written")
+            msg = "in the middle"
+            raise KeyboardInterrupt(msg)
+
+    with pytest.raises(KeyboardInterrupt, match="in the middle"):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_keeps_the_old_artifact(tmp_path: Path) -> None:
+    old = _write(tmp_path / "a")
+
+    def fail() -> None:
+        with writing_directory(tmp_path / "a", replace=True):
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(StorageError, match="cannot be written: No space left on device"):
+        fail()
+    assert Artifact.open(tmp_path / "a").manifest == old.manifest
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_an_artifact_is_replaced_only_when_allowed(tmp_path: Path) -> None:
+    _write(tmp_path / "a")
+    with pytest.raises(OutputExistsError, match="exists already; pass --force"):
+        _write(tmp_path / "a", "new")
+    _write(tmp_path / "a", "new", replace=True)
+    assert (tmp_path / "a" / "model.bin").read_text() == "new"
+
+
+def test_a_directory_that_tcompress_did_not_write_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    with pytest.raises(OutputExistsError, match="is not an artifact of tcompress"):
+        _write(tmp_path / "mine", replace=True)
+    assert (tmp_path / "mine" / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_place_is_reported(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(StorageError, match="cannot be written"):
+        _write(tmp_path / "a")

@@ -1,0 +1,110 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from tcompress.data import Columns, read_examples, split_examples
+from tcompress.errors import DataError
+from tcompress.workspace import DataConfig, Workspace, WorkspaceConfig
+
+CSV = 'text,label\n"a, b",x\nNA,y\n,x\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("d.csv", CSV),
+        ("d.tsv", "text\tlabel\na, b\tx\nNA\ty\n\tx\n"),
+        (
+            "d.jsonl",
+            '{"text":"a, b","label":"x"}\n{"text":"NA","label":"y"}\n{"text":"","label":"x"}\n',
+        ),
+    ],
+)
+def test_tables_are_read_as_text_whatever_they_look_like(
+    tmp_path: Path, name: str, content: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    examples = read_examples(tmp_path / name, Columns())
+    assert examples.texts == ("a, b", "NA", "")
+    assert examples.labels == ("x", "y", "x")
+
+
+def test_parquet_is_read(tmp_path: Path) -> None:
+    pd = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    pd.DataFrame({"text": ["a", "b"], "label": [1, 0]}).to_parquet(tmp_path / "d.parquet")
+    assert read_examples(tmp_path / "d.parquet", Columns()).labels == ("1", "0")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        pytest.param("no.csv", None, "no such data file", id="missing"),
+        pytest.param("d.csv", "", "the file is empty", id="empty"),
+        pytest.param("d.csv", "text,label\n", "no examples in it", id="header-only"),
+        pytest.param(
+            "d.csv", "body,label\na,x\n", "no column 'text'; it has: body, label", id="column"
+        ),
+        pytest.param("d.txt", "a", "unknown data format", id="format"),
+        pytest.param("d.jsonl", "{broken", "cannot be read as jsonl", id="json"),
+        pytest.param("d.npz", "text", "cannot be read as npz", id="npz"),
+        pytest.param("d.jsonl", '{"text":null,"label":"x"}\n', "no value in row 1", id="null"),
+    ],
+)
+def test_bad_files_are_named_with_what_is_wrong(
+    tmp_path: Path, name: str, content: str | None, message: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=f"{name}: .*{message}"):
+        read_examples(tmp_path / name, Columns())
+
+
+def test_tensors_are_read_and_checked(tmp_path: Path) -> None:
+    inputs = np.zeros((3, 4, 2), np.float32)
+    np.savez(tmp_path / "d.npz", inputs=inputs, labels=np.array([0, 1, 0]))
+    save_file({"inputs": inputs, "labels": np.array([0, 1, 0])}, tmp_path / "d.safetensors")
+    for name in ("d.npz", "d.safetensors"):
+        examples = read_examples(tmp_path / name, Columns())
+        assert examples.labels == ("0", "1", "0")
+        assert len(examples) == 3
+    np.savez(tmp_path / "bad.npz", inputs=inputs, labels=np.array([0]))
+    with pytest.raises(DataError, match="'inputs' has 3 examples, 'labels' has 1"):
+        read_examples(tmp_path / "bad.npz", Columns())
+    np.savez(tmp_path / "nan.npz", inputs=inputs * np.nan)
+    with pytest.raises(DataError, match="values that are not finite"):
+        read_examples(tmp_path / "nan.npz", Columns())
+
+
+def test_arrays_with_pickled_objects_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", inputs=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(DataError, match="allow_pickle=False"):
+        read_examples(tmp_path / "d.npz", Columns())
+
+
+def test_a_split_keeps_groups_and_equal_texts_together(tmp_path: Path) -> None:
+    rows = [f"text {i % 50},x,film {i % 20}" for i in range(200)]
+    (tmp_path / "d.csv").write_text("\n".join(["text,label,film", *rows]))
+    by_text = read_examples(tmp_path / "d.csv", Columns())
+    by_film = read_examples(tmp_path / "d.csv", Columns(group="film"))
+    for examples, key in ((by_text, "texts"), (by_film, "groups")):
+        sides = split_examples(examples, validation=0.2, test=0.3, seed=1)
+        assert sum(map(len, sides)) == 200
+        assert [round(len(side) / 200, 1) for side in sides] == [0.5, 0.2, 0.3]
+        values = [value for side in sides for value in set(getattr(side, key))]
+        assert len(values) == len(set(values))
+        again = split_examples(examples, validation=0.2, test=0.3, seed=1)
+        assert [side.digest for side in again] == [side.digest for side in sides]
+
+
+def test_what_is_tested_on_is_not_trained_on(tmp_path: Path) -> None:
+    for name, texts in (("train", "abcd"), ("validation", "cde"), ("test", "def")):
+        (tmp_path / f"{name}.csv").write_text("text,label\n" + "".join(f"{t},x\n" for t in texts))
+    data = DataConfig(**{name: f"{name}.csv" for name in ("train", "validation", "test")})
+    splits = Workspace.create(tmp_path, WorkspaceConfig("model", data)).splits()
+    assert splits.test.texts == ("d", "e", "f")
+    assert splits.validation.texts == ("c",)
+    assert splits.train.texts == ("a", "b")
+    assert splits.dropped == 4
