@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tcompress.artifact import Artifact
     from tcompress.console import Console
     from tcompress.encoder import Encoder
-    from tcompress.stages import DataSource
+    from tcompress.stages import DataSource, StageRun
 
     from .scoring import HeadScores
 
@@ -76,6 +76,7 @@ def score(
       tcompress score --criterion magnitude --model ./my-model --output scores.json
     """
     import json
+    from dataclasses import asdict
 
     from tcompress.artifact import write_text_atomically
     from tcompress.loading import load_encoder
@@ -89,10 +90,10 @@ def score(
     seed = seed_of(common, workspace)
     source = DataSource(workspace, data)
     scores = _score(encoder, criterion, max_examples, source, seed, console)
-    kept = [list(layer.heads) for layer in encoder.plan.layers]
-    reference = reference_to(directory)
-    model_key = {"path": reference.path, "digest": reference.digest}
-    document = scores.to_json() | {"model": model_key, "kept_heads": kept}
+    document = scores.to_json() | {
+        "model": asdict(reference_to(directory)),
+        "kept_heads": [list(layer.heads) for layer in encoder.plan.layers],
+    }
     if output is None and workspace is not None:
         output = workspace.scores_file
     if output is not None:
@@ -101,7 +102,7 @@ def score(
     if console.as_json:
         console.show_json(document)
     else:
-        _show_heads(console, scores, kept)
+        _show_heads(console, scores, document["kept_heads"])
 
 
 @click.command(context_settings=CONTEXT)
@@ -161,7 +162,9 @@ def prune(
     }
 
     def work(encoder: "Encoder") -> dict[str, Any]:
-        scores = _score(encoder, criterion, max_examples, run.data, run.seed, run.console)
+        scores = _known_scores(run, criterion, max_examples) or _score(
+            encoder, criterion, max_examples, run.data, run.seed, run.console
+        )
         plan = select_units(
             scores,
             encoder.plan,
@@ -304,6 +307,33 @@ def quantize(precision: str, stage: StageOptions, common: Common) -> None:
     _show_artifact(run.console, done, f"quantize: every sublayer planned in {precision}")
 
 
+def _known_scores(run: "StageRun", criterion: str, max_examples: int) -> "HeadScores | None":
+    """Return what `score` wrote, if it is what scoring again would give."""
+    import json
+
+    from tcompress.errors import ArtifactError
+    from tcompress.workspace import reference_to
+
+    from .scoring import HeadScores
+
+    workspace = run.data.workspace
+    if workspace is None or not workspace.scores_file.is_file():
+        return None
+    try:
+        document = json.loads(workspace.scores_file.read_text(encoding="utf-8"))
+        scores, model = HeadScores.from_json(document), document["model"]["digest"]
+    except (OSError, ValueError, KeyError, TypeError, ArtifactError):
+        return None  # by another version, or damaged: scored again
+    calibration = {}
+    if scores.criterion.needs_data:
+        calibration["digest"] = run.data.training_examples().sample(max_examples, run.seed).digest
+    same = scores.calibration.get("digest") == calibration.get("digest")
+    if not same or scores.criterion != criterion or model != reference_to(run.directory).digest:
+        return None
+    run.console.say(f"prune: by the scores in {workspace.scores_file}")
+    return scores
+
+
 def _score(
     encoder: "Encoder",
     criterion: str,
@@ -360,12 +390,14 @@ def _show_heads(console: "Console", scores: "HeadScores", kept: list[list[int]])
     top = max((score for layer in scores.heads for score in layer), default=0) or 1
     rows = []
     for index, (layer, heads) in enumerate(zip(scores.heads, kept, strict=True)):
-        cell = {h: f"{s:.2f}{_shade(s / top)}" for h, s in zip(heads, layer, strict=True)}
+        cell = {h: f"{100 * s:.0f}{_shade(s / top)}" for h, s in zip(heads, layer, strict=True)}
         rows.append((index, *(cell.get(h, "-") for h in range(width))))
     calibration = scores.calibration
     detail = f", {calibration['examples']} examples" if calibration else ""
-    title = f"importance of heads by {scores.criterion.value}{detail} (higher: keep)"
-    console.table(("layer", *(str(h) for h in range(width))), rows, title=title)
+    console.show(
+        f"importance x 100 of heads by {scores.criterion.value}{detail}; higher means keep"
+    )
+    console.table(("", *(f"{h} " for h in range(width))), rows, dense=True)
 
 
 def _shade(fraction: float) -> str:

@@ -94,6 +94,7 @@ def evaluate(
       tcompress evaluate --model ./source --data test.csv --output report artifacts/export/onnx
     """
     from tcompress.stages import DataSource, optional_workspace, seed_of
+    from tcompress.workspace import ANSWERS_DIRECTORY
 
     from .document import measure_document
     from .report import write_report
@@ -119,6 +120,7 @@ def evaluate(
             budget_s=budget_s,
             threads=threads,
             seed=seed_of(common, workspace),
+            answers=target / ANSWERS_DIRECTORY,
         ),
         console,
         split=split if data.data is None else None,
@@ -194,10 +196,10 @@ def _show(console: "Console", document: dict[str, Any]) -> None:
     for (device, batch, tokens), entries in shapes.items():
         threads = f", {entries[0]['latency_ms']['threads']} threads" if device == "cpu" else ""
         metric = next(iter(entries[0]["metrics"]))
+        console.show(f"{device}, batch {batch}, {tokens} tokens{threads}")
         console.table(
             ("artifact", "format", "ms", "speed-up", metric, "drop", "MB"),
             [_row(entry, metric) for entry in entries],
-            title=f"{device}, batch {batch}, {tokens} tokens{threads}",
         )
     console.show(_noise_text(document["environment"]["noise_floor"]))
     for note in document["notes"]:

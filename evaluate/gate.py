@@ -7,6 +7,7 @@ broken in a way that an accuracy can hide fails whatever its accuracy is.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tcompress.errors import ModelError
 from tcompress.workspace import source_of
 
 from .accuracy import Predictions, predict
+from .answers import AnswerBook
 from .engine_process import EngineProcess
 from .statistics import (
     PairedCounts,
@@ -198,6 +200,7 @@ def gate(
     console: Console,
     alpha: float = 0.05,
     device: str = "cpu",
+    book: AnswerBook | None = None,
 ) -> GateReport:
     """Ask a baseline and a candidate, each on its own engine, and judge the candidate.
 
@@ -209,6 +212,8 @@ def gate(
         console: Where to show the progress.
         alpha: Error probability of a wrong pass and of a wrong regression, below 0.5.
         device: `cpu` or `cuda`.
+        book: Kept answers to use where they are those of the same files, examples, engine and
+            CPU; None asks in any case.
 
     Returns:
         The report, with the names of the two and notes.
@@ -226,7 +231,13 @@ def gate(
         def watch(items: Iterable[int]) -> Iterable[int]:
             return console.track(items, f"asking the {what}")
 
-        return predict(engine, examples, watch=watch, require_finite=require_finite)
+        fresh = partial(predict, engine, examples, watch=watch, require_finite=require_finite)
+        if book is None:
+            return fresh()
+        answers, kept = book.ask(engine, examples, fresh)
+        if kept:
+            console.say(f"gate: the {what}'s answers to these examples were kept; not asked again")
+        return answers
 
     # Both are opened before either is asked, so that a bad candidate is found out at once.
     with (

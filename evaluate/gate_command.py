@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     default=0.05,
     help="Error probability of a wrong pass and of a wrong regression.",
 )
+@click.option("--fresh", is_flag=True, help="Ask again, even where evaluate kept the answers.")
 @data_options
 @common_options
 @click.pass_context
@@ -51,6 +52,7 @@ def gate(
     baseline: Path | None,
     candidate: Path | None,
     alpha: float,
+    fresh: bool,
     data: DataOptions,
     common: Common,
 ) -> None:
@@ -72,6 +74,7 @@ def gate(
     """
     from tcompress.stages import DataSource, optional_workspace
 
+    from .answers import AnswerBook
     from .gate import gate as judge
 
     named = (baseline, candidate, data.data)
@@ -82,7 +85,13 @@ def gate(
     if baseline is None:
         baseline = _model(workspace)
     report = judge(
-        baseline, candidate, examples, max_drop=max_drop, console=common.console, alpha=alpha
+        baseline,
+        candidate,
+        examples,
+        max_drop=max_drop,
+        console=common.console,
+        alpha=alpha,
+        book=None if fresh or workspace is None else AnswerBook(workspace.answers_directory),
     )
     _show(common.console, report)
     ctx.exit(report.exit_code)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from tcompress.data import Examples
 from tcompress.plan import CompressionPlan
 
 from .accuracy import Predictions, judge, predict
+from .answers import AnswerBook
 from .engine_info import EngineInfo
 from .engine_process import EngineProcess
 from .latency import FEWEST_ROUNDS, Race, race
@@ -40,8 +42,10 @@ class Settings:
         budget_s: Time for all latencies together.
         threads: Threads of every engine on the CPU; None for all CPUs that may be used.
         seed: Seed of inputs, orders and bootstraps.
+        answers: Directory to keep every answer in.
     """
 
+    answers: Path
     devices: tuple[str, ...] = ("cpu",)
     batches: tuple[int, ...] = (1,)
     tokens: tuple[int, ...] | None = None
@@ -140,6 +144,7 @@ def measure_tradeoff(
         TcompressError: If an artifact cannot be opened, does not fit the examples, or breaks.
     """
     measured, noise, notes, truncated = [], [], [], 0
+    book = AnswerBook(settings.answers)
     for device in settings.devices:
         entrants, left_out = enter(device, baseline, candidates)
         if left_out:
@@ -148,7 +153,7 @@ def measure_tradeoff(
             shapes = _shapes(settings, examples, engines[0].info.max_tokens)
             for engine in engines:
                 engine.fix(*shapes[0], seed=settings.seed)
-            answered = _ask(entrants, engines, examples, console)
+            answered = _ask(entrants, engines, examples, book, console)
             truncated = answered[0].predictions.truncated
             for shape in shapes:
                 load = _foreign_load()
@@ -240,6 +245,7 @@ def _ask(
     entrants: Sequence[Entrant],
     engines: Sequence[EngineProcess],
     examples: Examples,
+    book: AnswerBook,
     console: Console,
 ) -> list[_Answered]:
     """Measure accuracy; memory is read before, as the examples themselves take some."""
@@ -248,7 +254,8 @@ def _ask(
         memory = engine.memory_peak_bytes()
         what = f"accuracy of {entrant.key} on {entrant.device}"
         with console.step(what):
-            found = predict(engine, examples, watch=partial(console.track, what=what))
+            ask = partial(predict, engine, examples, watch=partial(console.track, what=what))
+            found, _ = book.ask(engine, examples, ask)
         baseline = answered[0].predictions if answered else found
         quality = judge(found, baseline, examples)
         answered.append(_Answered(entrant, engine.info, found, quality, memory))

@@ -68,7 +68,8 @@ class DeployedEmbedding(nn.Module):
     def _tokens_of(self, inputs: Tensor) -> Tensor:
         if isinstance(self.tokens, nn.Embedding):
             return _look_up(inputs, self.tokens)
-        return self.tokens(inputs)
+        projected: Tensor = self.tokens(inputs)
+        return projected
 
     def _positions_of(self, inputs: Tensor) -> Tensor:
         table = cast("Tensor", self.positions)

@@ -59,21 +59,22 @@ class Console:
         click.echo(text)
 
     def table(
-        self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None
+        self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, dense: bool = False
     ) -> None:
         """Print a table; the first column is left-aligned, the others right.
 
         Args:
             columns: Headings.
             rows: Cells, shown by `str`.
-            title: Line above the table.
+            dense: Whether columns stand close together.
         """
         from rich import box
         from rich.console import Console as RichConsole
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+        padding = (0, 1, 0, 0) if dense else (0, 1)
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=padding, collapse_padding=dense)
         for i, name in enumerate(columns):
             table.add_column(name, justify="left" if i == 0 else "right")
         for row in rows:

@@ -14,6 +14,7 @@ from .encoder import weights_digest
 from .errors import DataError, WorkspaceError
 
 CONFIG_FILE = "tcompress.toml"
+ANSWERS_DIRECTORY = "answers"
 ENVIRONMENT_VARIABLE = "TCOMPRESS_WORKSPACE"
 SCHEMA_VERSION = 1
 
@@ -165,6 +166,11 @@ class Workspace:
     def report_directory(self) -> Path:
         """Where `evaluate` writes its report."""
         return self.directory / "report"
+
+    @property
+    def answers_directory(self) -> Path:
+        """Where `evaluate` keeps the answers to every example."""
+        return self.report_directory / ANSWERS_DIRECTORY
 
     @property
     def model_directory(self) -> Path:
