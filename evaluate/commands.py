@@ -54,7 +54,7 @@ _CONFIDENCE = 0.95
 @click.option(
     "--budget-s",
     type=click.FloatRange(0, min_open=True),
-    default=20.0,
+    default=12.0,
     help="Seconds for all latencies together.",
 )
 @click.option(

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 @click.option(
     "--max-drop",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    required=True,
-    help="Smallest drop in accuracy that is not acceptable, a fraction: 0.01 is one point.",
+    help="Smallest drop in accuracy that is not acceptable, a fraction (0.01 is one point); "
+    "else the workspace's max_drop.",
 )
 @click.option(
     "--baseline", type=DIRECTORY, help="What to compare with; else the workspace's model."
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 @click.pass_context
 def gate(
     ctx: click.Context,
-    max_drop: float,
+    max_drop: float | None,
     baseline: Path | None,
     candidate: Path | None,
     alpha: float,
@@ -80,6 +80,8 @@ def gate(
     named = (baseline, candidate, data.data)
     workspace = optional_workspace(common, needed=None in named)
     examples = DataSource(workspace, data).examples("test")
+    if max_drop is None:
+        max_drop = _max_drop(workspace)
     if candidate is None:
         candidate = _newest(workspace, common.console)
     if baseline is None:
@@ -95,6 +97,13 @@ def gate(
     )
     _show(common.console, report)
     ctx.exit(report.exit_code)
+
+
+def _max_drop(workspace: "Workspace | None") -> float:
+    if workspace is None:
+        msg = "without a workspace, say which drop is not acceptable by --max-drop"
+        raise click.UsageError(msg)
+    return workspace.config.max_drop
 
 
 def _model(workspace: "Workspace | None") -> Path:

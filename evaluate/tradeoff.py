@@ -49,7 +49,7 @@ class Settings:
     devices: tuple[str, ...] = ("cpu",)
     batches: tuple[int, ...] = (1,)
     tokens: tuple[int, ...] | None = None
-    budget_s: float = 20.0
+    budget_s: float = 12.0
     threads: int | None = None
     seed: int = 0
 

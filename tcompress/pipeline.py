@@ -26,8 +26,8 @@ _DEMOS = ("reviews", "digits")
 @click.option(
     "--max-drop",
     type=click.FloatRange(0, 1, min_open=True),
-    default=0.02,
-    help="Largest accuracy drop that the gate accepts, as a fraction.",
+    help="Accuracy drop, as a fraction, from which on the gate does not pass; "
+    "else the workspace's.",
 )
 @common_options
 @click.pass_context
@@ -37,7 +37,7 @@ def run(
     heads: float,
     neurons: float,
     epochs: int,
-    max_drop: float,
+    max_drop: float | None,
     common: Common,
 ) -> None:
     """Score, prune, recover, quantize, export, evaluate and gate, in one go.
@@ -57,7 +57,7 @@ def run(
         ["quantize", "--force"],
         ["export", "--format", "onnx", "--force"],
         ["evaluate"],
-        ["gate", "--max-drop", f"{max_drop:g}"],
+        ["gate", *([] if max_drop is None else ["--max-drop", f"{max_drop:g}"])],
     ]
     if epochs == 0:
         steps = [step for step in steps if step[0] != "finetune"]

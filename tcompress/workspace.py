@@ -83,12 +83,14 @@ class WorkspaceConfig:
         model: Directory of the source model; relative paths count from the workspace.
         data: Where examples come from.
         seed: Default seed of the stages.
+        max_drop: Default accuracy drop, a fraction, from which on the gate does not pass.
         demo: Name of the embedded default that this workspace was made from, or None.
     """
 
     model: str
     data: DataConfig
     seed: int = 0
+    max_drop: float = 0.01
     demo: str | None = None
 
 
