@@ -58,8 +58,6 @@ class EngineProcess:
         threads: int | None = None,
     ) -> None:
         self.name = name or str(directory)
-        self.directory = directory
-        self.precision = precision
         self._info: EngineInfo | None = None
         threads = min(threads or usable_cpus(), usable_cpus())
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process

@@ -5,7 +5,8 @@ that accuracy dropped by less than the limit; see `statistics` for the test. A c
 broken in a way that an accuracy can hide fails whatever its accuracy is.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from tcompress.errors import ModelError
 from tcompress.workspace import source_of
 
 from .accuracy import Predictions, predict
-from .answers import AnswerBook
+from .answers import AnswerBook, Question
 from .engine_process import EngineProcess
 from .statistics import (
     PairedCounts,
@@ -227,33 +228,46 @@ def gate(
     if examples.labels is None:
         label_indices((), examples)  # raises, before any engine is started
 
-    def ask(engine: EngineProcess, what: str, *, require_finite: bool = True) -> Predictions:
-        def watch(items: Iterable[int]) -> Iterable[int]:
-            return console.track(items, f"asking the {what}")
-
-        fresh = partial(predict, engine, examples, watch=watch, require_finite=require_finite)
-        if book is None:
-            return fresh()
-        answers, kept = book.ask(engine, examples, fresh)
-        if kept:
-            console.say(f"gate: the {what}'s answers to these examples were kept; not asked again")
-        return answers
-
-    # Both are opened before either is asked, so that a bad candidate is found out at once.
-    with (
-        EngineProcess(baseline, device=device) as old,
-        EngineProcess(candidate, device=device) as new,
-    ):
-        truth = label_indices(old.info.labels, examples).numpy()
-        check_labels(old.info.labels, new.info.labels)
-        expected = ask(old, "baseline")
-        # Answers that are not finite are a verdict on the candidate, not a failure to measure it.
-        found = ask(new, "candidate", require_finite=False)
+    expected, found = _answers((baseline, candidate), examples, device, book, console)
+    check_labels(expected.labels, found.labels)
+    truth = label_indices(expected.labels, examples).numpy()
     report = gate_accuracy(expected.logits, found.logits, truth, max_drop, alpha)
     notes = _origin_notes(baseline, candidate)
     if found.truncated:
         notes += (f"{found.truncated:,} examples were cut off at the longest input of the model",)
     return replace(report, baseline=str(baseline), candidate=str(candidate), notes=notes)
+
+
+def _answers(
+    sides: tuple[Path, Path],
+    examples: Examples,
+    device: str,
+    book: AnswerBook | None,
+    console: Console,
+) -> list[Predictions]:
+    """Return the answers of baseline and candidate: kept ones, or else asked for now."""
+    names = ("baseline", "candidate")
+    questions = [Question.about(side, examples, device=device) for side in sides]
+    kept = [None if book is None else book.find(q, examples) for q in questions]
+    answers: list[Predictions] = []
+    with ExitStack() as stack:
+        # All are opened before one is asked, so that a bad candidate is found out at once.
+        engines = [
+            stack.enter_context(EngineProcess(side, device=device)) if known is None else None
+            for side, known in zip(sides, kept, strict=True)
+        ]
+        for opened in filter(None, engines):
+            label_indices(opened.info.labels, examples)
+        for name, engine, known in zip(names, engines, kept, strict=True):
+            if engine is None and known is not None:
+                console.say(f"gate: the {name}'s answers were kept by evaluate; not asked again")
+                answers.append(known)
+            elif engine is not None:
+                watch = partial(console.track, what=f"asking the {name}")
+                # A candidate whose answers are not finite gets a verdict, not an error.
+                finite = name == "baseline"
+                answers.append(predict(engine, examples, watch=watch, require_finite=finite))
+    return answers
 
 
 def gate_accuracy(

@@ -16,8 +16,8 @@ from tcompress.console import Console
 from tcompress.data import Examples
 from tcompress.plan import CompressionPlan
 
-from .accuracy import Predictions, judge, predict
-from .answers import AnswerBook
+from .accuracy import Predictions, Watch, judge, predict
+from .answers import AnswerBook, Question
 from .engine_info import EngineInfo
 from .engine_process import EngineProcess
 from .latency import FEWEST_ROUNDS, Race, race
@@ -254,12 +254,28 @@ def _ask(
         memory = engine.memory_peak_bytes()
         what = f"accuracy of {entrant.key} on {entrant.device}"
         with console.step(what):
-            ask = partial(predict, engine, examples, watch=partial(console.track, what=what))
-            found, _ = book.ask(engine, examples, ask)
+            found = _answers(entrant, engine, examples, book, partial(console.track, what=what))
         baseline = answered[0].predictions if answered else found
         quality = judge(found, baseline, examples)
         answered.append(_Answered(entrant, engine.info, found, quality, memory))
     return answered
+
+
+def _answers(
+    entrant: Entrant, engine: EngineProcess, examples: Examples, book: AnswerBook, watch: Watch
+) -> Predictions:
+    question = Question.about(
+        entrant.subject.directory,
+        examples,
+        device=entrant.device,
+        precision=entrant.precision,
+        threads=engine.info.threads,
+    )
+    if (kept := book.find(question, examples)) is not None:
+        return kept
+    answers = predict(engine, examples, watch=watch)
+    book.keep(question, examples, answers)
+    return answers
 
 
 def _time(

@@ -1,0 +1,76 @@
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tcompress.artifact import Artifact
+from tcompress.data import Columns, read_examples
+from tcompress.errors import ArtifactError
+from tcompress.evaluate.accuracy import Predictions
+from tcompress.evaluate.answers import AnswerBook, Question
+
+
+@pytest.fixture
+def kept(source: Path, data: Path, tmp_path: Path):
+    """A book with random answers of the source to all examples."""
+    examples = read_examples(data, Columns())
+    logits = np.random.default_rng(0).standard_normal((len(examples), 3)).astype(np.float32)
+    answers = Predictions(logits, ("cat", "dog", "owl"), truncated=2)
+    book = AnswerBook(tmp_path / "answers")
+    question = Question.about(source, examples)
+    book.keep(question, examples, answers)
+    return book, question, examples, answers
+
+
+def test_kept_answers_come_back_to_the_bit(kept) -> None:
+    book, question, examples, answers = kept
+    found = book.find(question, examples)
+    assert found is not None
+    np.testing.assert_array_equal(found.logits, answers.logits)
+    assert (found.labels, found.truncated) == (answers.labels, 2)
+    rows = next(book.directory.iterdir()).read_text().splitlines()[1:]
+    assert json.loads(rows[3])["predicted"] == answers.names[3]
+
+
+def test_answers_of_anything_else_are_not_found(kept, source: Path, data: Path) -> None:
+    book, question, examples, _ = kept
+    for other in (
+        replace(question, artifact="0" * 64),
+        replace(question, examples="0" * 64),
+        replace(question, threads=question.threads + 1),
+        Question.about(source, examples, device="cuda", precision="bf16"),
+    ):
+        assert book.find(other, examples) is None
+    reordered = examples.take(range(len(examples))[::-1])
+    assert book.find(Question.about(source, reordered), reordered) is None
+
+
+def test_damaged_answers_are_asked_again(kept) -> None:
+    book, question, examples, _ = kept
+    path = next(book.directory.iterdir())
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]))
+    assert book.find(question, examples) is None
+
+
+def test_answers_that_are_not_finite_are_not_kept(kept) -> None:
+    book, question, examples, answers = kept
+    broken = replace(answers, logits=answers.logits * np.nan)
+    other = replace(question, artifact="1" * 64)
+    book.keep(other, examples, broken)
+    assert book.find(other, examples) is None
+
+
+def test_a_changed_artifact_cannot_hide_behind_kept_answers(
+    source: Path, data: Path, tmp_path: Path, write_encoder: Callable[..., Artifact]
+) -> None:
+    artifact = write_encoder(source, tmp_path / "a", "prune")
+    examples = read_examples(data, Columns())
+    Question.about(artifact.directory, examples)
+    with (artifact.directory / "model.safetensors").open("r+b") as stream:
+        stream.seek(-1, 2)
+        stream.write(b"\x7f")
+    with pytest.raises(ArtifactError, match="model.safetensors differs from the manifest"):
+        Question.about(artifact.directory, examples)
