@@ -11,7 +11,14 @@ override VENV := $(abspath $(VENV))
 BIN := $(VENV)/bin
 FOLDERS := tcompress compress export evaluate
 
-.PHONY: install lint typecheck test wheel
+.PHONY: demo install lint typecheck test wheel
+
+# The main job on the embedded default: installs what it needs and runs everything in demo/.
+demo:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e '.[demo]'
+	mkdir -p demo
+	cd demo && $(BIN)/tcompress run --demo
 
 install:
 	$(PYTHON) -m venv $(VENV)

@@ -49,7 +49,7 @@ def _calibration_options(function: Any) -> Any:
     return function
 
 
-@click.command(context_settings=CONTEXT)
+@click.command(context_settings=CONTEXT, short_help="Score heads and neurons by importance.")
 @_calibration_options
 @click.option(
     "--model", type=DIRECTORY, help="Model or artifact to read; else the newest in the workspace."
@@ -105,9 +105,9 @@ def score(
         _show_heads(console, scores, document["kept_heads"])
 
 
-@click.command(context_settings=CONTEXT)
-@click.option("--heads", type=RATIO, default=0.0, help="Fraction of the heads to remove.")
-@click.option("--neurons", type=RATIO, default=0.0, help="Fraction of the FFN neurons to remove.")
+@click.command(context_settings=CONTEXT, short_help="Remove the least important heads and neurons.")
+@click.option("--heads", type=RATIO, help="Fraction of the heads to remove.")
+@click.option("--neurons", type=RATIO, help="Fraction of the FFN neurons to remove.")
 @click.option(
     "--scope",
     type=click.Choice(("global", "layer")),
@@ -122,8 +122,8 @@ def score(
 @data_options
 @common_options
 def prune(
-    heads: float,
-    neurons: float,
+    heads: float | None,
+    neurons: float | None,
     scope: str,
     drop_sublayers: bool,
     criterion: str,
@@ -149,6 +149,10 @@ def prune(
     from .selection import Scope, select_units
 
     run = StageRun.open("prune", common, stage, builds_on=("finetune",), unpruned=True, data=data)
+    if heads is None and neurons is None:
+        msg = "say what to remove: --heads RATIO, --neurons RATIO, or both"
+        raise click.UsageError(msg)
+    heads, neurons = heads or 0.0, neurons or 0.0
     needs_data = Criterion(criterion).needs_data
     recipe = {
         "heads": heads,
@@ -195,7 +199,7 @@ def prune(
         run.console.table(("layer", "heads", "neurons"), rows)
 
 
-@click.command(context_settings=CONTEXT)
+@click.command(context_settings=CONTEXT, short_help="Fine-tune, to recover after pruning.")
 @click.option("--epochs", type=click.IntRange(min=0), default=1, help="Passes over the data.")
 @click.option(
     "--learning-rate", type=click.FloatRange(0, min_open=True), default=5e-5, help="At its peak."
@@ -278,7 +282,7 @@ def finetune(
     _show_artifact(run.console, done, line)
 
 
-@click.command(context_settings=CONTEXT)
+@click.command(context_settings=CONTEXT, short_help="Plan int8 for every sublayer.")
 @click.option(
     "--precision", type=click.Choice(("int8", "fp32")), default="int8", help="Of all sublayers."
 )

@@ -16,7 +16,7 @@ from tcompress.options import (
 _DEMOS = ("reviews", "digits")
 
 
-@click.command(context_settings=CONTEXT)
+@click.command(context_settings=CONTEXT, short_help="Start a workspace on a model and its data.")
 @click.argument("model", required=False, type=DIRECTORY)
 @click.option(
     "--demo",

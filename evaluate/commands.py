@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _CONFIDENCE = 0.95
 
 
-@click.command(context_settings=CONTEXT)
+@click.command(context_settings=CONTEXT, short_help="Measure accuracy against latency; report.")
 @click.argument("paths", nargs=-1, type=DIRECTORY, metavar="[PATH]...")
 @click.option(
     "--model",

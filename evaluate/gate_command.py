@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .gate import GateReport
 
 
-@click.command(context_settings=CONTEXT)
+@click.command(context_settings=CONTEXT, short_help="Judge a compressed model by exit code.")
 @click.option(
     "--max-drop",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),

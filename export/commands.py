@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _REAL_EXAMPLES = 64
 
 
-@click.command(context_settings=CONTEXT)
+@click.command(context_settings=CONTEXT, short_help="Write a deployable file, checked for parity.")
 @click.option(
     "--format",
     "kind",

@@ -9,7 +9,7 @@ from .console import Console
 from .options import CONTEXT, Common, common_options
 
 
-@click.command(context_settings=CONTEXT)
+@click.command(context_settings=CONTEXT, short_help="Say what an artifact is, and verify it.")
 @click.argument("path", type=click.Path(path_type=Path, file_okay=False))
 @common_options
 def inspect(path: Path, common: Common) -> None:
@@ -86,7 +86,7 @@ def _show(console: Console, path: Path, document: dict[str, Any], lines: list[st
     console.table(("layer", "heads", "neurons", "attention in", "feed-forward in"), rows)
 
 
-@click.command(context_settings=CONTEXT)
+@click.command(context_settings=CONTEXT, short_help="Say what is fast on this machine.")
 @common_options
 def doctor(common: Common) -> None:
     """Say what this machine has, and what will be fast here and what will not.

@@ -1,6 +1,8 @@
 """`tcompress run`: every stage in order, as if typed one after the other."""
 
 import shlex
+import sys
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
 import click
@@ -10,7 +12,7 @@ from .options import CONTEXT, RATIO, Common, common_options
 _DEMOS = ("reviews", "digits")
 
 
-@click.command(context_settings=CONTEXT)
+@click.command(context_settings=CONTEXT, short_help="Do all of it, in order.")
 @click.option(
     "--demo",
     is_flag=False,
@@ -29,6 +31,9 @@ _DEMOS = ("reviews", "digits")
     help="Accuracy drop, as a fraction, from which on the gate does not pass; "
     "else the workspace's.",
 )
+@click.option(
+    "--budget-s", type=click.FloatRange(0, min_open=True), help="Seconds for all latencies."
+)
 @common_options
 @click.pass_context
 def run(
@@ -38,6 +43,7 @@ def run(
     neurons: float,
     epochs: int,
     max_drop: float | None,
+    budget_s: float | None,
     common: Common,
 ) -> None:
     """Score, prune, recover, quantize, export, evaluate and gate, in one go.
@@ -56,18 +62,26 @@ def run(
         ["finetune", "--epochs", str(epochs), "--force"],
         ["quantize", "--force"],
         ["export", "--format", "onnx", "--force"],
-        ["evaluate"],
-        ["gate", *([] if max_drop is None else ["--max-drop", f"{max_drop:g}"])],
+        ["evaluate", *_given("--budget-s", budget_s)],
+        ["gate", *_given("--max-drop", max_drop)],
     ]
     if epochs == 0:
         steps = [step for step in steps if step[0] != "finetune"]
     if demo is not None and not (directory / "tcompress.toml").is_file():
         steps.insert(0, ["init", "--demo", demo])
     shared = _shared_options(common)
-    for step in steps:
-        last = step is steps[-1]
-        common.console.say(f"\n$ tcompress {shlex.join([*step, *shared])}")
-        _invoke(ctx, [*step, *shared, *(["--json"] if last and common.console.as_json else [])])
+    *earlier, last = [[*step, *shared] for step in steps]
+    for words in earlier:
+        common.console.say(f"\n$ tcompress {shlex.join(words)}")
+        # With --json, stdout carries the gate's document and nothing else.
+        with redirect_stdout(sys.stderr) if common.console.as_json else nullcontext():
+            _invoke(ctx, words)
+    common.console.say(f"\n$ tcompress {shlex.join(last)}")
+    _invoke(ctx, [*last, *(["--json"] if common.console.as_json else [])])
+
+
+def _given(option: str, value: float | None) -> list[str]:
+    return [] if value is None else [option, f"{value:g}"]
 
 
 def _shared_options(common: Common) -> list[str]:
