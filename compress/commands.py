@@ -276,6 +276,7 @@ def finetune(
         return {"epochs": [asdict(epoch) for epoch in history]}
 
     key = recipe.to_json() | {"train": train.digest, "validation": validation.digest}
+    key["device"] = device
     done = run.transform(key, work)
     history = [epoch["accuracy"] for epoch in done.manifest.details["epochs"]]
     line = f"finetune: validation accuracy {history[0]:.4f} before, {max(history):.4f} after"

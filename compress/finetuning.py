@@ -147,8 +147,10 @@ def _finetune(
             losses = []
             what = f"fine-tuning, epoch {number} of {recipe.epochs}"
             for rows in progress(batches, what, steps_per_epoch):
+                scale = scaler.get_scale()
                 losses.append(_step(encoder, train, rows, recipe, optimizer, scaler))
-                schedule.step()
+                if scaler.get_scale() >= scale:  # else fp16 overflowed and the step was skipped
+                    schedule.step()
             model.eval()
             history.append(Epoch(number, float(np.mean(losses)), accuracy(encoder, validation)))
             if history[-1].accuracy > max(epoch.accuracy for epoch in history[:-1]):
@@ -182,7 +184,10 @@ def choose_precision(device: str) -> TrainingPrecision:
     Args:
         device: `cpu` or `cuda`.
     """
-    fast = device == "cuda" or has_fast_bf16(cpu_features())
+    if device == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = has_fast_bf16(cpu_features())
     return TrainingPrecision.BF16 if fast else TrainingPrecision.FP32
 
 

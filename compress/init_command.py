@@ -1,8 +1,10 @@
 """The `init` command; it stands here because the demos are trained."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from tcompress.options import (
     CONTEXT,
@@ -11,20 +13,16 @@ from tcompress.options import (
     RATIO,
     Common,
     common_options,
+    demo_option,
 )
 
-_DEMOS = ("reviews", "digits")
+if TYPE_CHECKING:
+    from tcompress.workspace import Workspace
 
 
 @click.command(context_settings=CONTEXT, short_help="Start a workspace on a model and its data.")
 @click.argument("model", required=False, type=DIRECTORY)
-@click.option(
-    "--demo",
-    is_flag=False,
-    flag_value="reviews",
-    type=click.Choice(_DEMOS),
-    help="Start with an embedded model and its data; reviews when no name is given.",
-)
+@demo_option
 @click.option("--data", type=FILE, help="One file with all examples, split by tcompress.")
 @click.option("--train", type=FILE, help="Training examples, where they have a file of their own.")
 @click.option("--validation", type=FILE, help="Examples to select by, likewise.")
@@ -37,7 +35,9 @@ _DEMOS = ("reviews", "digits")
 @click.option("--test-fraction", type=RATIO, default=0.3, help="Part of --data.")
 @click.option("--force", is_flag=True, help="Replace the settings of an existing workspace.")
 @common_options
+@click.pass_context
 def init(
+    ctx: click.Context,
     model: Path | None,
     demo: str | None,
     data: Path | None,
@@ -66,9 +66,9 @@ def init(
     from dataclasses import asdict
 
     from tcompress.loading import load_encoder
-    from tcompress.workspace import DataConfig, Workspace, WorkspaceConfig
+    from tcompress.workspace import DataConfig, Workspace, WorkspaceConfig, workspace_directory
 
-    directory = common.workspace or Path()
+    directory = workspace_directory(common.workspace)
     if demo is not None:
         if model is not None or any((data, train, validation, test)):
             msg = "--demo brings its own model and data; leave MODEL and the data options out"
@@ -91,7 +91,8 @@ def init(
             ),
             seed=common.seed or 0,
         )
-        _check(Workspace(directory, config))
+        given = ctx.get_parameter_source("label_column") is not ParameterSource.DEFAULT
+        _check(Workspace(directory, config), needs_labels=given)
     workspace = Workspace.create(directory, config, replace=force)
     if common.console.as_json:
         document = {"schema_version": 1, "workspace": str(directory.resolve()), **asdict(config)}
@@ -140,16 +141,14 @@ def _data_files(
     return {name: str(path.resolve()) for name, path in files.items() if path is not None}
 
 
-def _check(workspace: "object") -> None:
+def _check(workspace: "Workspace", *, needs_labels: bool) -> None:
     """Open model and data once, so that mistakes show now and not an hour later."""
     from tcompress.encoder import label_indices
     from tcompress.loading import load_encoder
-    from tcompress.workspace import Workspace
 
-    assert isinstance(workspace, Workspace)
     encoder = load_encoder(workspace.model_directory)
     splits = workspace.splits()
     for examples in (splits.train, splits.validation, splits.test):
         encoder.preprocessor.encode(examples.take(range(min(8, len(examples)))))
-        if examples.labels is not None:
+        if examples.labels is not None or needs_labels:
             label_indices(encoder.labels, examples)

@@ -16,7 +16,7 @@ import numpy as np
 from tcompress.artifact import Artifact, is_artifact, write_text_atomically
 from tcompress.data import Examples
 from tcompress.digests import document_digest
-from tcompress.machine import cpu_features, library_versions, usable_cpus
+from tcompress.machine import cpu_features, gpu_name, library_versions, usable_cpus
 from tcompress.workspace import reference_to
 
 from .accuracy import Predictions
@@ -75,6 +75,7 @@ class Question:
             "schema_version": SCHEMA_VERSION,
             "versions": library_versions(),
             "cpu_features": cpu_features(),
+            "gpu": None if self.device == "cpu" else gpu_name(),
         }
 
 

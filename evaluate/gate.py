@@ -229,7 +229,6 @@ def gate(
         label_indices((), examples)  # raises, before any engine is started
 
     expected, found = _answers((baseline, candidate), examples, device, book, console)
-    check_labels(expected.labels, found.labels)
     truth = label_indices(expected.labels, examples).numpy()
     report = gate_accuracy(expected.logits, found.logits, truth, max_drop, alpha)
     notes = _origin_notes(baseline, candidate)
@@ -256,8 +255,14 @@ def _answers(
             stack.enter_context(EngineProcess(side, device=device)) if known is None else None
             for side, known in zip(sides, kept, strict=True)
         ]
-        for opened in filter(None, engines):
-            label_indices(opened.info.labels, examples)
+        labels = []
+        for engine, known in zip(engines, kept, strict=True):
+            if known is not None:
+                labels.append(known.labels)
+            elif engine is not None:
+                labels.append(engine.info.labels)
+        label_indices(labels[0], examples)
+        check_labels(*labels)
         for name, engine, known in zip(names, engines, kept, strict=True):
             if engine is None and known is not None:
                 console.say(f"gate: the {name}'s answers were kept by evaluate; not asked again")

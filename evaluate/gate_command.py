@@ -79,7 +79,7 @@ def gate(
 
     named = (baseline, candidate, data.data)
     workspace = optional_workspace(common, needed=None in named)
-    examples = DataSource(workspace, data).examples("test")
+    examples = DataSource(workspace, data).held_out_examples()
     if max_drop is None:
         max_drop = _max_drop(workspace)
     if candidate is None:

@@ -100,7 +100,10 @@ def check_parity(
 
 
 def parity_batches(encoder: Encoder, seed: int = 0) -> Iterator[Batch]:
-    """Yield inputs of several shapes, whole and with padding of random length behind them.
+    """Yield inputs of several shapes: whole, and padded at the right and at the left.
+
+    Token types vary and padded places hold the padding id, as in real batches, so that a file
+    which mistakes one input for another cannot look right.
 
     Args:
         encoder: The encoder that is to be compared.
@@ -109,14 +112,19 @@ def parity_batches(encoder: Encoder, seed: int = 0) -> Iterator[Batch]:
     Yields:
         Batches.
     """
-    preprocessor = encoder.preprocessor
+    preprocessor, embedding = encoder.preprocessor, encoder.anatomy.embedding
+    types = 0 if embedding.token_types is None else embedding.token_types.num_embeddings
     rng = np.random.default_rng(seed)
     longest = min(preprocessor.max_tokens, _LONG_TOKENS)
     for size, tokens in (*_SHAPES, (1, longest), (4, longest)):
         batch = preprocessor.random_batch(size, min(tokens, longest), seed)
+        if types and "token_type_ids" in batch:
+            batch["token_type_ids"] = rng.integers(0, types, _shape_of(batch), dtype=np.int64)
         yield batch
-        if batch["attention_mask"].shape[1] > 1:
-            yield _with_padding(batch, rng)
+        if _shape_of(batch)[1] > 1:
+            right = _with_padding(batch, embedding.input_name, preprocessor.padding_id, rng)
+            yield right
+            yield {name: np.ascontiguousarray(a[:, ::-1]) for name, a in right.items()}
 
 
 def _shape_of(batch: Batch) -> tuple[int, int]:
@@ -124,11 +132,16 @@ def _shape_of(batch: Batch) -> tuple[int, int]:
     return size, tokens
 
 
-def _with_padding(batch: Batch, rng: np.random.Generator) -> Batch:
+def _with_padding(
+    batch: Batch, main: str, padding_id: int | None, rng: np.random.Generator
+) -> Batch:
     size, tokens = _shape_of(batch)
     lengths = rng.integers(1, tokens, size)  # at least one token, at least one padded place
     mask = (np.arange(tokens) < lengths[:, None]).astype(np.int64)
-    return batch | {"attention_mask": mask}
+    padded = batch | {"attention_mask": mask}
+    if padding_id is not None:
+        padded[main] = np.where(mask == 1, batch[main], padding_id)
+    return padded
 
 
 def _check_form(batch: Batch, source: Array, exported: Array) -> None:

@@ -261,6 +261,9 @@ class Anatomy:
         Args:
             plan: The plan that the weights were cut by.
         """
+        if len(plan.layers) != len(self.layers):
+            msg = f"the plan has {len(plan.layers)} layers, the model {len(self.layers)}"
+            raise ModelError(msg)
         counts = zip(plan.head_counts, plan.neuron_counts, strict=True)
         for layer, (heads, neurons) in zip(self.layers, counts, strict=True):
             layer.resize_(heads, neurons)

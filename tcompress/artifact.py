@@ -19,7 +19,7 @@ from .plan import CompressionPlan
 MANIFEST_FILE = "manifest.json"
 SCHEMA_VERSION = 1
 ENCODER_KIND = "encoder"
-_STAGING_PREFIX = ".tcompress-"
+STAGING_PREFIX = ".tcompress-"
 _STAGING_SUFFIX = ".tmp"
 
 
@@ -73,8 +73,16 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """Digest of the artifact: of its files and plan, not of when it was written."""
-        return document_digest({"files": self.files, "plan": self.plan.to_json()})
+        """Digest of what the artifact is and how it was made; not of when it was written."""
+        return document_digest(
+            {
+                "kind": self.kind,
+                "stage": self.stage,
+                "recipe": self.recipe,
+                "files": self.files,
+                "plan": self.plan.to_json(),
+            }
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the manifest as a JSON document."""
@@ -101,7 +109,9 @@ class Manifest:
                 raise ValueError(msg)
             parent, source = (Parent(**document.pop(key)) for key in ("parent", "source"))
             plan = CompressionPlan.from_json(document.pop("plan"))
-            return cls(parent=parent, source=source, plan=plan, **document)
+            manifest = cls(parent=parent, source=source, plan=plan, **document)
+            _check_types(manifest)
+            return manifest
         except FileNotFoundError as error:
             msg = f"{directory}: no {MANIFEST_FILE} in it; not a directory that tcompress wrote"
             raise ArtifactError(msg) from error
@@ -182,6 +192,22 @@ class Artifact:
         return faults
 
 
+def _check_types(manifest: Manifest) -> None:
+    """Raise unless what is read from the manifest later on has the right types."""
+    for name in ("kind", "stage", "precision", "created"):
+        if not isinstance(getattr(manifest, name), str):
+            msg = f"{name!r} must be a string"
+            raise TypeError(msg)
+    for name in ("recipe", "details", "files", "versions", "cpu_features"):
+        if not isinstance(getattr(manifest, name), dict):
+            msg = f"{name!r} must be an object"
+            raise TypeError(msg)
+    for name, entry in manifest.files.items():
+        if not isinstance(entry["sha256"], str) or not isinstance(entry["size_bytes"], int):
+            msg = f"'files' must give sha256 and size_bytes of {name!r}"
+            raise TypeError(msg)
+
+
 def is_artifact(directory: Path) -> bool:
     """Tell whether a directory looks like one that tcompress wrote.
 
@@ -209,8 +235,9 @@ def writing_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
         OutputExistsError: If the target exists and may not be replaced.
         StorageError: If the file system refuses.
     """
+    _finish_interrupted_swap(target)
     check_output(target, replace=replace)
-    staging = target.parent / f"{_STAGING_PREFIX}{uuid.uuid4().hex}{_STAGING_SUFFIX}"
+    staging = target.parent / f"{STAGING_PREFIX}{uuid.uuid4().hex}{_STAGING_SUFFIX}"
     try:
         staging.mkdir(parents=True)
         yield staging
@@ -218,6 +245,7 @@ def writing_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
             if path.is_file():
                 _sync(path)
         _sync(staging)
+        check_output(target, replace=replace)  # another process may have been quicker
         _swap(staging, target)
         _sync(target.parent)
     except OSError as error:
@@ -314,7 +342,7 @@ def write_text_atomically(path: Path, text: str) -> None:
     Raises:
         StorageError: If the file system refuses.
     """
-    staging = path.parent / f"{_STAGING_PREFIX}{uuid.uuid4().hex}{_STAGING_SUFFIX}"
+    staging = path.parent / f"{STAGING_PREFIX}{uuid.uuid4().hex}{_STAGING_SUFFIX}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         staging.write_text(text, encoding="utf-8")
@@ -329,16 +357,29 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 def _swap(staging: Path, target: Path) -> None:
     """Rename the staging directory to the target, moving an old target aside first."""
-    old = staging.with_name(staging.name + ".old")
+    old = _aside(target)
     had_target = target.exists()
     if had_target:
         target.rename(old)
     try:
         staging.rename(target)
-    except OSError:
-        if had_target:
+    except BaseException:
+        if had_target and not target.exists():
             old.rename(target)
         raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _aside(target: Path) -> Path:
+    """Where an artifact stands while another takes its place."""
+    return target.with_name(f"{STAGING_PREFIX}{target.name}.old")
+
+
+def _finish_interrupted_swap(target: Path) -> None:
+    """Clean up after a process that was killed between the two renames of `_swap`."""
+    old = _aside(target)
+    if old.is_dir() and not target.exists():
+        old.rename(target)
     shutil.rmtree(old, ignore_errors=True)
 
 

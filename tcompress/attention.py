@@ -120,10 +120,22 @@ class HeadAttention(nn.Module):
             The output, shaped like `query`, and None.
         """
         del need_weights, is_causal
-        if self.num_heads == 0:
-            return self.out_proj(query[..., :0]), None
         if not self.batch_first:
             query, key, value = (x.transpose(0, 1) for x in (query, key, value))
+        output = self._mix(query, key, value, key_padding_mask, attn_mask)
+        return (output if self.batch_first else output.transpose(0, 1)), None
+
+    def _mix(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        padding: Tensor | None,
+        mask: Tensor | None,
+    ) -> Tensor:
+        if self.num_heads == 0:
+            nothing: Tensor = self.out_proj(query[..., :0])
+            return nothing
         # q, k, v: (batch, heads, tokens, head_size)
         q, k, v = (
             self._split(linear, x)
@@ -133,11 +145,11 @@ class HeadAttention(nn.Module):
             q,
             k,
             v,
-            attn_mask=_additive_mask(key_padding_mask, attn_mask, q),
+            attn_mask=_additive_mask(padding, mask, q),
             dropout_p=self.dropout if self.training else 0.0,
         )
         output: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
-        return (output if self.batch_first else output.transpose(0, 1)), None
+        return output
 
     def _split(self, linear: nn.Linear, x: Tensor) -> Tensor:
         projected: Tensor = linear(x)

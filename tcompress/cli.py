@@ -91,6 +91,8 @@ class CommandLine(click.Group):
             return super().invoke(ctx)
         except (click.ClickException, click.Abort, click.exceptions.Exit):
             raise
+        except BrokenPipeError:
+            raise  # click ends quietly when the reader of stdout is gone
         except KeyboardInterrupt:
             _fail("interrupted", EXIT_INTERRUPTED)
         except TcompressError as error:

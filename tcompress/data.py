@@ -247,6 +247,12 @@ def _from_tensors(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> Examples:
     if np.issubdtype(inputs.dtype, np.floating) and not np.isfinite(inputs).all():
         msg = f"{path}: 'inputs' holds values that are not finite"
         raise DataError(msg)
+    if "mask" in arrays and arrays["mask"].shape != inputs.shape[:2]:
+        msg = (
+            f"{path}: 'mask' must be (examples, tokens)={inputs.shape[:2]}, "
+            f"got {arrays['mask'].shape}"
+        )
+        raise DataError(msg)
     labels, ids = arrays.get("labels"), arrays.get("ids")
     return Examples(
         origin=str(path),
@@ -260,7 +266,7 @@ def _from_tensors(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> Examples:
 def split_examples(
     examples: Examples, *, validation: float, test: float, seed: int
 ) -> tuple[Examples, Examples, Examples]:
-    """Split into train, validation and test; equal inputs and equal groups stay together.
+    """Split into train, validation and test; equal groups, or else equal inputs, stay together.
 
     Args:
         examples: All examples.

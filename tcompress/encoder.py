@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .anatomy import Anatomy
 from .attention import replace_attention_
 from .data import Examples
-from .digests import file_digest
+from .digests import document_digest, file_digest
 from .errors import DataError, DeviceError, ModelError
 from .plan import CompressionPlan
 from .preprocessing import TOKENIZER_FILES, Batch, Preprocessor, open_preprocessor
@@ -23,6 +23,8 @@ from .transformer import ARCHITECTURE_FILE, TransformerClassifier, TransformerSp
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+# Weights of these parts that a model has no place for would be missed.
+_COMPUTING_PARTS = ("attention", "embedding")
 _CARRIED_FILES = (CONFIG_FILE, ARCHITECTURE_FILE, *TOKENIZER_FILES)
 
 
@@ -110,7 +112,7 @@ class Encoder:
         return self
 
     def save(self, directory: Path) -> None:
-        """Write weights, plan, configuration and tokenizer files.
+        """Write weights, configuration and tokenizer files; the plan goes into a manifest.
 
         Args:
             directory: An existing directory; its files of the same names are replaced.
@@ -168,8 +170,8 @@ def copy_carried_files(source: Path, target: Path) -> None:
             shutil.copyfile(source / name, target / name)
 
 
-def weights_digest(directory: Path) -> str:
-    """Return the sha256 of a model directory's weights file.
+def model_digest(directory: Path) -> str:
+    """Return a digest of everything that a model directory's answers depend on.
 
     Args:
         directory: A model directory.
@@ -181,7 +183,9 @@ def weights_digest(directory: Path) -> str:
     if not path.is_file():
         msg = f"{directory}: no {WEIGHTS_FILE} in it"
         raise ModelError(msg)
-    return file_digest(path)
+    names = (WEIGHTS_FILE, *_CARRIED_FILES)
+    files = {n: file_digest(directory / n) for n in names if (directory / n).is_file()}
+    return document_digest(files)
 
 
 def label_indices(labels: tuple[str, ...], examples: Examples) -> Tensor:
@@ -269,7 +273,7 @@ def _open_torch(directory: Path, plan: CompressionPlan | None) -> tuple[nn.Modul
 def _open_transformers(
     directory: Path, plan: CompressionPlan | None
 ) -> tuple[nn.Module, tuple[str, ...]]:
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(
@@ -279,18 +283,39 @@ def _open_transformers(
         msg = f"{directory / CONFIG_FILE}: cannot be read: {str(error).splitlines()[0]}"
         raise ModelError(msg) from error
     state = _read_weights(directory)
-    try:
-        model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
-    except ValueError as error:
-        msg = f"{directory}: no sequence classifier of type {config.model_type!r} is known"
-        raise ModelError(msg) from error
-    model = model.float()
+    model = _build_classifier(directory, config).float()
     anatomy = Anatomy.of(model)
     if plan is not None:
         anatomy.resize_(plan)
     _load_state(directory, model, state)
-    labels = tuple(str(config.id2label[i]) for i in range(config.num_labels))
-    return model, labels
+    return model, _label_names(directory, config)
+
+
+def _build_classifier(directory: Path, config: Any) -> Any:
+    """Build the classifier with an attention of torch's own, whatever the configuration names."""
+    from transformers import AutoModelForSequenceClassification
+
+    build: Any = AutoModelForSequenceClassification.from_config
+    try:
+        try:
+            return build(config, attn_implementation="sdpa", trust_remote_code=False)
+        except ValueError:  # ELECTRA on transformers 4.57 has no fused attention
+            return build(config, attn_implementation="eager", trust_remote_code=False)
+    except (ValueError, ImportError) as error:
+        msg = f"{directory}: no sequence classifier of type {config.model_type!r} is known"
+        raise ModelError(msg) from error
+
+
+def _label_names(directory: Path, config: Any) -> tuple[str, ...]:
+    names = dict(config.id2label)
+    labels = tuple(str(names[i]) for i in range(len(names)) if i in names)
+    if len(labels) != len(names) or len(set(labels)) != len(labels):
+        msg = (
+            f"{directory / CONFIG_FILE}: id2label must name each class once, by indices from 0, "
+            f"got {names}"
+        )
+        raise ModelError(msg)
+    return labels
 
 
 def _read_weights(directory: Path) -> dict[str, Tensor]:
@@ -318,6 +343,10 @@ def _load_state(directory: Path, model: nn.Module, state: dict[str, Tensor]) -> 
         hint = " (fine-tune it for classification first)" if head == missing else ""
         msg = f"{directory / WEIGHTS_FILE}: {what} is missing{hint}"
         raise ModelError(msg)
+    for name in sorted(set(state) - set(expected)):
+        if any(part in name for part in _COMPUTING_PARTS) and not name.endswith("position_ids"):
+            msg = f"{directory / WEIGHTS_FILE}: {name!r} has no place in a model of this kind"
+            raise ModelError(msg)
     for name, value in expected.items():
         if state[name].shape != value.shape:
             msg = (

@@ -109,6 +109,13 @@ def library_versions() -> dict[str, str]:
     return versions
 
 
+def gpu_name() -> str | None:
+    """Return the name of the GPU that torch would use, or None."""
+    import torch
+
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+
+
 def describe_machine() -> dict[str, Any]:
     """Return everything about the machine that a measurement should be read with."""
     import torch
@@ -122,6 +129,6 @@ def describe_machine() -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "load_average": list(psutil.getloadavg()),
         "system": f"{platform.system()} {platform.release()}",
-        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        "gpu": gpu_name(),
         "versions": library_versions(),
     }

@@ -65,6 +65,15 @@ class DataOptions:
     label_column: str | None
 
 
+demo_option = click.option(
+    "--demo",
+    is_flag=False,
+    flag_value="reviews",
+    type=click.Choice(("reviews", "digits")),
+    help="Start with an embedded model and its data; reviews when no name is given.",
+)
+
+
 def _gather(
     function: Callable[..., Any], kind: type, target: str, options: dict[str, Callable[..., Any]]
 ) -> Callable[..., Any]:

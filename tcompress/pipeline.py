@@ -3,23 +3,14 @@
 import shlex
 import sys
 from contextlib import nullcontext, redirect_stdout
-from pathlib import Path
 
 import click
 
-from .options import CONTEXT, RATIO, Common, common_options
-
-_DEMOS = ("reviews", "digits")
+from .options import CONTEXT, RATIO, Common, common_options, demo_option
 
 
 @click.command(context_settings=CONTEXT, short_help="Do all of it, in order.")
-@click.option(
-    "--demo",
-    is_flag=False,
-    flag_value="reviews",
-    type=click.Choice(_DEMOS),
-    help="Start with an embedded model where there is no workspace; reviews without a name.",
-)
+@demo_option
 @click.option("--heads", type=RATIO, default=0.3, help="Fraction of the heads to remove.")
 @click.option("--neurons", type=RATIO, default=0.0, help="Fraction of the FFN neurons to remove.")
 @click.option(
@@ -55,7 +46,10 @@ def run(
       tcompress run --demo
       tcompress run --heads 0.4 --neurons 0.3 --epochs 1 --max-drop 0.01
     """
-    directory = common.workspace or Path()
+    from .workspace import CONFIG_FILE, workspace_directory
+
+    directory = workspace_directory(common.workspace)
+    exported = directory / "artifacts" / "export" / "onnx"
     steps = [
         ["score"],
         ["prune", "--heads", f"{heads:g}", "--neurons", f"{neurons:g}", "--force"],
@@ -63,11 +57,11 @@ def run(
         ["quantize", "--force"],
         ["export", "--format", "onnx", "--force"],
         ["evaluate", *_given("--budget-s", budget_s)],
-        ["gate", *_given("--max-drop", max_drop)],
+        ["gate", "--candidate", str(exported), *_given("--max-drop", max_drop)],
     ]
     if epochs == 0:
         steps = [step for step in steps if step[0] != "finetune"]
-    if demo is not None and not (directory / "tcompress.toml").is_file():
+    if demo is not None and not (directory / CONFIG_FILE).is_file():
         steps.insert(0, ["init", "--demo", demo])
     shared = _shared_options(common)
     *earlier, last = [[*step, *shared] for step in steps]

@@ -8,6 +8,8 @@ from typing import Any, Self
 
 from .errors import ArtifactError, RequestError
 
+_LARGEST_WIDTH = 1_000_000
+
 
 class Precision(StrEnum):
     """Number format that a sublayer's matrix products run in."""
@@ -174,6 +176,11 @@ class CompressionPlan:
             ArtifactError: If the document is not a valid plan.
         """
         try:
+            heads = tuple(int(h) for h in document["source_heads"])
+            neurons = tuple(int(n) for n in document["source_neurons"])
+            if max((*heads, *neurons), default=0) > _LARGEST_WIDTH:
+                msg = f"no layer has more than {_LARGEST_WIDTH} heads or neurons"
+                raise ValueError(msg)
             layers = tuple(
                 LayerPlan(
                     tuple(int(h) for h in layer["heads"]),
@@ -183,8 +190,6 @@ class CompressionPlan:
                 )
                 for layer, width in zip(document["layers"], document["source_neurons"], strict=True)
             )
-            heads = tuple(int(h) for h in document["source_heads"])
-            neurons = tuple(int(n) for n in document["source_neurons"])
         except (KeyError, TypeError, ValueError) as error:
             msg = f"not a compression plan: {error!r}"
             raise ArtifactError(msg) from error

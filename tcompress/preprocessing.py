@@ -65,6 +65,10 @@ class Preprocessor(Protocol):
     def max_tokens(self) -> int:
         """Longest input in tokens; longer ones are truncated."""
 
+    @property
+    def padding_id(self) -> int | None:
+        """Token id at padded places, or None where there is none."""
+
     def encode(self, examples: Examples) -> Encoded:
         """Prepare examples.
 
@@ -100,6 +104,12 @@ class TextPreprocessor:
     input_names: tuple[str, ...]
     max_tokens: int
     vocab_size: int
+
+    @property
+    def padding_id(self) -> int | None:
+        """Token id at padded places; see `Preprocessor.padding_id`."""
+        found = self.tokenizer.pad_token_id
+        return None if found is None else int(found)
 
     def encode(self, examples: Examples) -> Encoded:
         """Tokenize texts or text pairs; see `Preprocessor.encode`.
@@ -159,7 +169,7 @@ class TextPreprocessor:
         """
         shape = (size, tokens)
         ids = np.random.default_rng(seed).integers(0, self.vocab_size, shape, dtype=np.int64)
-        if (pad := self.tokenizer.pad_token_id) is not None:
+        if (pad := self.padding_id) is not None:
             ids[ids == pad] = (pad + 1) % self.vocab_size
         values = {"input_ids": ids, "attention_mask": np.ones(shape, dtype=np.int64)}
         return {
@@ -168,7 +178,7 @@ class TextPreprocessor:
 
     def _padding_value(self, name: str) -> int:
         if name == "input_ids":
-            return int(self.tokenizer.pad_token_id or 0)
+            return self.padding_id or 0
         return int(self.tokenizer.pad_token_type_id) if name == "token_type_ids" else 0
 
     def _count_truncated(self, examples: Examples, at_limit: npt.NDArray[np.int64]) -> int:
@@ -194,6 +204,11 @@ class TensorPreprocessor:
     def max_tokens(self) -> int:
         """Longest input in tokens."""
         return self.spec.max_positions
+
+    @property
+    def padding_id(self) -> int | None:
+        """None: the mask alone says what is padding."""
+        return None
 
     def encode(self, examples: Examples) -> Encoded:
         """Check and cut arrays; see `Preprocessor.encode`.
@@ -261,9 +276,11 @@ class TensorPreprocessor:
         if not fits:
             msg = f"{origin}: 'inputs' must be {expected}, got {inputs.dtype} {inputs.shape}"
             raise DataError(msg)
-        if self.spec.vocab_size and inputs.size and inputs.max() >= self.spec.vocab_size:
-            msg = f"{origin}: token id {inputs.max()} exceeds vocab_size {self.spec.vocab_size}"
-            raise DataError(msg)
+        if self.spec.vocab_size and inputs.size:
+            low, high = inputs.min(), inputs.max()
+            if low < 0 or high >= self.spec.vocab_size:
+                msg = f"{origin}: token ids {low} to {high}; vocab_size is {self.spec.vocab_size}"
+                raise DataError(msg)
 
 
 def open_preprocessor(
@@ -297,6 +314,8 @@ def open_preprocessor(
         msg = f"{directory}: the tokenizer cannot be opened: {str(error).splitlines()[0]}"
         raise ModelError(msg) from error
     limits = [tokenizer.model_max_length, max_positions or tokenizer.model_max_length]
+    if spec_path.is_file():
+        limits.append(TransformerSpec.read(spec_path).max_positions)
     available = tuple(tokenizer.model_input_names)
     wanted = ("input_ids", "token_type_ids", "attention_mask")
     names = tuple(n for n in wanted if n in available and (token_types or n != "token_type_ids"))

@@ -16,11 +16,11 @@ from .artifact import (
 from .console import Console
 from .data import Columns, Examples, read_examples
 from .encoder import Encoder
-from .errors import ArtifactError, RequestError, WorkspaceError
+from .errors import ArtifactError, DataError, RequestError, WorkspaceError
 from .loading import load_encoder
 from .options import Common, DataOptions, StageOptions
 from .preprocessing import Encoded, Preprocessor
-from .workspace import Workspace, find_workspace, reference_to, source_of
+from .workspace import Workspace, find_workspace, made_from, reference_to, source_of
 
 
 def optional_workspace(common: Common, *, needed: bool) -> Workspace | None:
@@ -64,13 +64,17 @@ def input_model(
     return workspace.newest_encoder(builds_on, unpruned=unpruned)
 
 
-def output_directory(workspace: Workspace | None, options: StageOptions, *name: str) -> Path:
+def output_directory(
+    workspace: Workspace | None, options: StageOptions, model: Path, *name: str
+) -> Path:
     """Return the directory that a stage writes.
 
     Args:
         workspace: The workspace, or None.
         options: The command's stage options.
-        name: Path below the workspace's artifacts.
+        model: What the stage reads.
+        name: Path below the workspace's artifacts. Where what is read was itself made from the
+            artifact of that name, `-again` is added, so that nothing replaces its own ancestor.
 
     Raises:
         RequestError: If there is neither a workspace nor `--output`, or the output would stand
@@ -80,11 +84,12 @@ def output_directory(workspace: Workspace | None, options: StageOptions, *name: 
         output = options.output
     elif workspace is not None:
         output = workspace.artifacts_directory.joinpath(*name)
+        if made_from(model, output):
+            output = output.with_name(f"{output.name}-again")
     else:
         msg = "without a workspace, name where to write with --output"
         raise RequestError(msg)
-    model = options.model
-    if model is not None and model.resolve() in (output.resolve(), *output.resolve().parents):
+    if model.resolve() in (output.resolve(), *output.resolve().parents):
         msg = f"--output {output} is the model directory or inside it; choose another"
         raise RequestError(msg)
     return output
@@ -112,7 +117,12 @@ class DataSource:
         Raises:
             RequestError: If there is neither a workspace nor `--data`.
         """
+        named = (self.options.text_column, self.options.text_pair_column)
+        label = self.options.label_column
         if self.options.data is None:
+            if any((*named, label)):
+                msg = "the column options go with --data; the workspace's are in tcompress.toml"
+                raise RequestError(msg)
             return self.workspace_split(split)
         usual = Columns() if self.workspace is None else self.workspace.config.data.columns
         columns = Columns(
@@ -120,7 +130,11 @@ class DataSource:
             text_pair=self.options.text_pair_column or usual.text_pair,
             label=self.options.label_column or usual.label,
         )
-        return read_examples(self.options.data, columns)
+        examples = read_examples(self.options.data, columns)
+        if label is not None and examples.labels is None:
+            msg = f"{self.options.data}: no column {label!r}"
+            raise DataError(msg)
+        return examples
 
     def training_examples(self) -> Examples:
         """Return the examples to fit and calibrate on; none of them is used to select or judge.
@@ -132,7 +146,30 @@ class DataSource:
         if self.options.data is None or self.workspace is None:
             return examples
         splits = self.workspace.splits()
-        return examples.without(splits.validation).without(splits.test)
+        left = examples.without(splits.validation).without(splits.test)
+        if len(left) == 0:
+            msg = f"{examples.origin}: all its examples belong to the validation or test split"
+            raise DataError(msg)
+        return left
+
+    def held_out_examples(self) -> Examples:
+        """Return the examples to judge by; none of them was fitted or selected on.
+
+        Raises:
+            DataError: If `--data` holds examples of the training or validation split.
+        """
+        examples = self.examples("test")
+        if self.options.data is None or self.workspace is None:
+            return examples
+        splits = self.workspace.splits()
+        used = len(examples) - len(examples.without(splits.train).without(splits.validation))
+        if used:
+            msg = (
+                f"{examples.origin}: {used} of {len(examples)} examples also stand in the "
+                "training or validation split; judge by others"
+            )
+            raise DataError(msg)
+        return examples
 
     def workspace_split(self, split: str) -> Examples:
         """Return a split of the workspace.
@@ -199,10 +236,11 @@ class StageRun:
             RequestError: If nothing says what to read or where to write.
         """
         workspace = optional_workspace(common, needed=options.model is None)
+        directory = input_model(workspace, options.model, builds_on, unpruned=unpruned)
         return cls(
             name,
-            input_model(workspace, options.model, builds_on, unpruned=unpruned),
-            output_directory(workspace, options, *(output or (name,))),
+            directory,
+            output_directory(workspace, options, directory, *(output or (name,))),
             options.force,
             seed_of(common, workspace),
             DataSource(workspace, data or DataOptions(None, None, None, None)),

@@ -2,15 +2,24 @@
 
 import os
 import tomllib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
 import tomli_w
 
-from .artifact import ENCODER_KIND, Artifact, Manifest, Parent, is_artifact, write_text_atomically
+from .artifact import (
+    ENCODER_KIND,
+    STAGING_PREFIX,
+    Artifact,
+    Manifest,
+    Parent,
+    is_artifact,
+    write_text_atomically,
+)
 from .data import Columns, Examples, read_examples, split_examples
-from .encoder import weights_digest
+from .encoder import model_digest
 from .errors import DataError, WorkspaceError
 
 CONFIG_FILE = "tcompress.toml"
@@ -193,25 +202,29 @@ class Workspace:
         found = [
             Artifact(path.parent, Manifest.read(path.parent))
             for path in root.glob("**/manifest.json")
-            if not any(part.startswith(".tcompress-") for part in path.parts)
+            if not any(part.startswith(STAGING_PREFIX) for part in path.relative_to(root).parts)
         ]
         return sorted(found, key=lambda artifact: artifact.manifest.created)
 
     def newest_encoder(self, stages: tuple[str, ...], *, unpruned: bool = False) -> Path:
         """Return the newest encoder of the given stages, or the source model.
 
+        An encoder that another one was made from is older than that one, whenever it was written:
+        a stage that is repeated with the same result does not undo what was built on it.
+
         Args:
             stages: Stages whose output is wanted.
             unpruned: Whether only encoders that lost nothing will do.
         """
         fitting = [
-            artifact.directory
+            artifact
             for artifact in self.artifacts()
             if artifact.manifest.kind == ENCODER_KIND
             and artifact.manifest.stage in stages
             and (artifact.manifest.plan.is_dense or not unpruned)
         ]
-        return fitting[-1] if fitting else self.model_directory
+        leaves = without_ancestors(fitting)
+        return leaves[-1].directory if leaves else self.model_directory
 
     def splits(self) -> Splits:
         """Read the data and return disjoint splits; read once.
@@ -251,7 +264,27 @@ def find_workspace(explicit: Path | None) -> Workspace:
     Raises:
         WorkspaceError: If there is none.
     """
-    return Workspace.open(explicit or Path(os.environ.get(ENVIRONMENT_VARIABLE) or "."))
+    return Workspace.open(workspace_directory(explicit))
+
+
+def workspace_directory(explicit: Path | None) -> Path:
+    """Return where a command's workspace is or is to be.
+
+    Args:
+        explicit: Directory from `--workspace`, or None.
+    """
+    return explicit or Path(os.environ.get(ENVIRONMENT_VARIABLE) or ".")
+
+
+def without_ancestors(artifacts: Sequence[Artifact]) -> list[Artifact]:
+    """Return the artifacts that none of the others was made from, directly or by way of others.
+
+    Args:
+        artifacts: Artifacts.
+    """
+    parents = {a.manifest.digest: a.manifest.parent.digest for a in artifacts}
+    ancestors = set(parents.values())
+    return [a for a in artifacts if a.manifest.digest not in ancestors]
 
 
 def reference_to(directory: Path) -> Parent:
@@ -262,7 +295,7 @@ def reference_to(directory: Path) -> Parent:
     """
     if is_artifact(directory):
         return Artifact(directory, Manifest.read(directory)).as_parent()
-    return Parent(str(directory.resolve()), weights_digest(directory))
+    return Parent(str(directory.resolve()), model_digest(directory))
 
 
 def source_of(directory: Path) -> Parent:
@@ -274,6 +307,26 @@ def source_of(directory: Path) -> Parent:
     if is_artifact(directory):
         return Manifest.read(directory).source
     return reference_to(directory)
+
+
+def made_from(directory: Path, ancestor: Path) -> bool:
+    """Tell whether a model was made from the artifact at a path, directly or by way of others.
+
+    Args:
+        directory: A model directory or an artifact.
+        ancestor: Where the other artifact is, or not.
+    """
+    if not is_artifact(ancestor):
+        return False
+    wanted = Manifest.read(ancestor).digest
+    seen: set[Path] = set()
+    while is_artifact(directory) and directory not in seen:
+        seen.add(directory)
+        parent = Manifest.read(directory).parent
+        if parent.digest == wanted:
+            return True
+        directory = Path(parent.path)
+    return False
 
 
 def _disjoint(train: Examples, validation: Examples, test: Examples) -> Splits:

@@ -1,9 +1,11 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 import tcompress as library
+from tcompress.artifact import Manifest
 
 
 def test_the_stages_chain_without_arguments(text_workspace: Path, tcompress) -> None:
@@ -52,6 +54,48 @@ def test_pruning_twice_starts_from_the_unpruned_model_both_times(
     assert sum(library.load(text_workspace / "artifacts/prune").plan.head_counts) == 8
 
 
+def test_repeating_a_stage_does_not_undo_what_was_built_on_it(
+    text_workspace: Path, tcompress
+) -> None:
+    def stage(*words: str) -> None:
+        result = tcompress(*words, "--force", "--workspace", text_workspace)
+        assert result.exit_code == 0, result.output
+
+    prune = ("prune", "--criterion", "magnitude", "--heads")
+    for words in ((*prune, "0.3"), ("quantize",), (*prune, "0.5"), (*prune, "0.3"), ("export",)):
+        stage(*words)
+    manifest = Manifest.read(text_workspace / "artifacts/export/onnx")
+    assert manifest.precision == "int8"
+    assert manifest.parent.path.endswith("quantize")
+
+
+def test_finetuning_before_and_after_pruning_keeps_both(text_workspace: Path, tcompress) -> None:
+    for words in (["finetune"], ["prune", "--heads", "0.3"], ["finetune"], ["quantize"]):
+        result = tcompress(*words, "--workspace", text_workspace)
+        assert result.exit_code == 0, result.output
+    parents = {
+        path.name: Path(Manifest.read(path).parent.path).name
+        for path in (text_workspace / "artifacts").iterdir()
+    }
+    assert parents["prune"] == "finetune"
+    assert parents["finetune-again"] == "prune"
+    assert parents["quantize"] == "finetune-again"
+
+
+def test_another_configuration_is_another_model(
+    tcompress, model_directories, reviews_file: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(model_directories("bert"), model)
+    words = ("quantize", "--model", model, "--output", tmp_path / "q")
+    assert tcompress(*words).exit_code == 0
+    config = model / "config.json"
+    config.write_text(config.read_text().replace('"gelu"', '"relu"'))
+    again = tcompress(*words)
+    assert again.exit_code == 2
+    assert "exists already" in again.stderr
+
+
 def test_score_prints_one_json_document(text_workspace: Path, tcompress) -> None:
     result = tcompress("score", "--json", "--quiet", "--workspace", text_workspace)
     document = json.loads(result.stdout)
@@ -87,8 +131,15 @@ def test_labels_may_be_missing_for_scoring(text_workspace: Path, tcompress, tmp_
     ],
 )
 def test_bad_requests_end_in_one_line_and_leave_nothing(
-    text_workspace: Path, reviews_file: Path, tcompress, words: list[str], code: int, message: str
+    text_workspace: Path,
+    reviews_file: Path,
+    tcompress,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    code: int,
+    message: str,
 ) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     words = [word.format(data=reviews_file) for word in words]
     result = tcompress(*words, "--workspace", text_workspace)
     assert result.exit_code == code, result.output

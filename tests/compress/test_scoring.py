@@ -3,6 +3,8 @@ import pytest
 import torch
 from torch.nn import functional
 
+from tcompress.compress.gating import masked
+from tcompress.compress.pruning import prune_
 from tcompress.compress.scoring import (
     Criterion,
     score_gate_gradient,
@@ -11,6 +13,7 @@ from tcompress.compress.scoring import (
 )
 from tcompress.encoder import Encoder
 from tcompress.errors import CalibrationError
+from tcompress.plan import CompressionPlan
 
 
 def _batch(encoder: Encoder, size: int = 5, tokens: int = 9):
@@ -38,6 +41,19 @@ def test_gate_gradient_equals_the_gradient_of_the_output_weights(any_encoder: En
             neurons[index] += (out.grad * out).sum(0).detach().abs() / 5
     for found, expected in zip((*scores.heads, *scores.neurons), (*heads, *neurons), strict=True):
         torch.testing.assert_close(found, expected / expected.norm(), rtol=1e-3, atol=1e-5)
+
+
+def test_a_pruned_encoder_can_be_scored_and_masked_again(
+    any_encoder: Encoder, uneven_plan: CompressionPlan
+) -> None:
+    prune_(any_encoder, uneven_plan)
+    batch = _batch(any_encoder)
+    scores = score_gate_gradient(any_encoder, [(batch, None)])
+    assert [len(layer) for layer in scores.heads] == [3, 0, 1]
+    assert [len(layer) for layer in scores.neurons] == [24, 35, 0]
+    expected = any_encoder.predict(batch)
+    with masked(any_encoder, any_encoder.plan):
+        np.testing.assert_allclose(any_encoder.predict(batch), expected, atol=1e-6)
 
 
 def test_scores_do_not_depend_on_the_batch_size(bert: Encoder) -> None:

@@ -222,3 +222,17 @@ def test_changed_order_of_labels_is_refused():
     check_labels(("no", "yes"), ("no", "yes"))
     with pytest.raises(ModelError, match=r"\(yes, no\), the baseline's are \(no, yes\)"):
         check_labels(("no", "yes"), ("yes", "no"))
+
+
+def test_examples_that_were_fitted_on_cannot_judge(
+    workspace: Workspace, source: Path, tmp_path: Path, write_encoder: Callable[..., Artifact]
+):
+    write_encoder(source, workspace.artifacts_directory / "prune", "prune")
+    train = workspace.splits().train
+    np.savez(tmp_path / "used.npz", inputs=train.inputs, labels=np.asarray(train.labels))
+    found = gate(
+        *("--workspace", workspace.directory, "--max-drop", "0.02"),
+        *("--data", tmp_path / "used.npz"),
+    )
+    assert found.exit_code == 5
+    assert "examples also stand in the training or validation split" in found.stderr

@@ -10,6 +10,7 @@ import torch
 from tcompress.compress.pruning import prune_
 from tcompress.encoder import Encoder
 from tcompress.errors import ParityError
+from tcompress.export import onnx_graph
 from tcompress.export.deployment import deploy
 from tcompress.export.exporting import FORMATS, write_export
 from tcompress.export.onnx_graph import expected_operators
@@ -138,8 +139,6 @@ def test_a_file_that_computes_something_else_is_not_accepted(
     text_workspace: Path, tcompress, monkeypatch
 ) -> None:
     """Swap two inputs, as an exporter that goes by position would."""
-    from tcompress.export import onnx_graph
-
     original = onnx_graph._token_types
     monkeypatch.setattr(
         onnx_graph,
@@ -154,6 +153,39 @@ def test_a_file_that_computes_something_else_is_not_accepted(
     assert not list((text_workspace / "artifacts").rglob("*.onnx"))
     monkeypatch.setattr(onnx_graph, "_token_types", original)
     assert tcompress("export", "--workspace", text_workspace).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "broken"),
+    [
+        pytest.param(
+            "bert",
+            "_token_types",
+            lambda writer, table, names: writer.weight("token_type_0", table.weight[0]),
+            id="ignores-token-types",
+        ),
+        pytest.param(
+            "roberta",
+            "_positions",
+            lambda writer, module, main: original_positions(writer, module, main, offset=2),
+            id="counts-padding",
+        ),
+    ],
+)
+def test_parity_sees_inputs_that_a_file_ignores(
+    model: str, name: str, broken, model_directories, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(onnx_graph, name, broken)
+    with pytest.raises(ParityError, match="logits differ by"):
+        write_export(load(model_directories(model)), "onnx", tmp_path)
+
+
+def original_positions(writer, module, main: str, offset: int) -> str:
+    """Positions that simply count from the start, as a file for BERT would."""
+    table = writer.weight("table", module.positions[offset:])
+    length = writer.node("Slice", writer.node("Shape", main), *onnx_graph._range(writer, 1, 2))
+    start, axis = writer.weight("zero", np.array([0])), writer.weight("axis", np.array([0]))
+    return writer.node("Slice", table, start, length, axis)
 
 
 def test_logits_that_are_not_finite_fail_parity(bert: Encoder) -> None:

@@ -1,3 +1,4 @@
+import json
 import os
 from pathlib import Path
 
@@ -80,6 +81,52 @@ def test_a_failure_keeps_the_old_artifact(tmp_path: Path) -> None:
         fail()
     assert Artifact.open(tmp_path / "a").manifest == old.manifest
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_kill_between_the_two_renames_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = _write(tmp_path / "a")
+    # what a killed process leaves: the old artifact aside, no target, a staging directory
+    (tmp_path / "a").rename(tmp_path / ".tcompress-a.old")
+    with pytest.raises(OutputExistsError, match="exists already"):
+        _write(tmp_path / "a", "new")
+    assert Artifact.open(tmp_path / "a").manifest == old.manifest
+
+    rename = Path.rename
+
+    def interrupted(path: Path, target: Path) -> Path:
+        if path.name.endswith(".tmp"):
+            msg = "between the renames"
+            raise KeyboardInterrupt(msg)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="between the renames"):
+        _write(tmp_path / "a", "new", replace=True)
+    assert Artifact.open(tmp_path / "a").manifest == old.manifest
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_another_process_wrote_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    def race() -> None:
+        with writing_directory(tmp_path / "a"):
+            (tmp_path / "a").mkdir()
+            (tmp_path / "a" / "thesis.tex").write_text("years of work")
+
+    with pytest.raises(OutputExistsError, match="exists already"):
+        race()
+    assert [path.name for path in tmp_path.rglob("*")] == ["a", "thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"files": None}, {"files": {"x": 3}}, {"created": 5}, {"recipe": []}, {"kind": 1}]
+)
+def test_a_manifest_of_wrong_types_is_refused(tmp_path: Path, change: dict) -> None:
+    path = _write(tmp_path / "a").directory / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ArtifactError, match="not a manifest that can be read"):
+        Artifact.open(tmp_path / "a")
 
 
 def test_an_artifact_is_replaced_only_when_allowed(tmp_path: Path) -> None:
