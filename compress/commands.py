@@ -263,6 +263,12 @@ def finetune(
         ),
         seed=run.seed,
     )
+    if run.data.workspace is None:
+        msg = (
+            "finetune chooses its epoch on a workspace's validation split; "
+            "start one with `tcompress init MODEL --data FILE`"
+        )
+        raise click.UsageError(msg)
     train = run.data.training_examples()
     validation = run.data.workspace_split("validation")
 

@@ -116,7 +116,7 @@ class Manifest:
             msg = f"{directory}: no {MANIFEST_FILE} in it; not a directory that tcompress wrote"
             raise ArtifactError(msg) from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            msg = f"{path}: not a manifest that can be read: {error}"
+            msg = f"{path}: not a manifest that can be read: {error}; delete its directory"
             raise ArtifactError(msg) from error
 
 

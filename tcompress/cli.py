@@ -51,10 +51,10 @@ class Failure(click.ClickException):
         Args:
             file: Where to print instead.
         """
-        from .console import printable
+        from .console import colored, printable
 
         line = printable(" ".join(self.message.split()))
-        click.echo(f"{click.style('error:', fg='red')} {line}", file=file, err=True)
+        click.echo(f"{colored('error:', 'red')} {line}", file=file, err=True)
 
 
 class CommandLine(click.Group):

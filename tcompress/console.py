@@ -1,6 +1,7 @@
 """What commands say: the product on stdout, the talk on stderr."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence, Sized
@@ -40,7 +41,7 @@ class Console:
         Args:
             message: One line.
         """
-        click.echo(f"{click.style('warning:', fg='yellow')} {printable(message)}", err=True)
+        click.echo(f"{colored('warning:', 'yellow')} {printable(message)}", err=True)
 
     def show_json(self, document: Any) -> None:
         """Print the command's one JSON document.
@@ -134,6 +135,16 @@ class Console:
                 left = f", {(now - start) / done * (total - done):.0f} s left" if total else ""
                 self.say(f"{what}: {done}/{total or '?'}{left}")
             yield item
+
+
+def colored(text: str, color: str) -> str:
+    """Return text in a color, unless `NO_COLOR` is set; click leaves it out without a terminal.
+
+    Args:
+        text: The text.
+        color: A color that click knows.
+    """
+    return text if os.environ.get("NO_COLOR") else click.style(text, fg=color)
 
 
 def printable(text: str) -> str:

@@ -253,6 +253,9 @@ def _from_tensors(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> Examples:
             f"got {arrays['mask'].shape}"
         )
         raise DataError(msg)
+    if "mask" in arrays and not (arrays["mask"] != 0).any(axis=1).all():
+        msg = f"{path}: 'mask' leaves an example without any token"
+        raise DataError(msg)
     labels, ids = arrays.get("labels"), arrays.get("ids")
     return Examples(
         origin=str(path),

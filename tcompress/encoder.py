@@ -119,6 +119,8 @@ class Encoder:
         """
         state = {name: value.contiguous() for name, value in self.model.state_dict().items()}
         save_file(state, directory / WEIGHTS_FILE, metadata={"format": "pt"})
+        # safetensors makes files that only their owner may read
+        (directory / WEIGHTS_FILE).chmod(0o644)
         copy_carried_files(self.directory, directory)
 
 

@@ -18,7 +18,7 @@ from .options import CONTEXT, RATIO, Common, common_options, demo_option
 )
 @click.option(
     "--max-drop",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
     help="Accuracy drop, as a fraction, from which on the gate does not pass; "
     "else the workspace's.",
 )
@@ -49,13 +49,16 @@ def run(
     from .workspace import CONFIG_FILE, workspace_directory
 
     directory = workspace_directory(common.workspace)
-    exported = directory / "artifacts" / "export" / "onnx"
+    # Named, so that the outcome does not depend on what else stands in the workspace.
+    artifacts = directory / "artifacts"
+    recovered = artifacts / ("finetune" if epochs else "prune")
+    exported = artifacts / "export" / "onnx"
     steps = [
         ["score"],
         ["prune", "--heads", f"{heads:g}", "--neurons", f"{neurons:g}", "--force"],
-        ["finetune", "--epochs", str(epochs), "--force"],
-        ["quantize", "--force"],
-        ["export", "--format", "onnx", "--force"],
+        ["finetune", "--model", str(artifacts / "prune"), "--epochs", str(epochs), "--force"],
+        ["quantize", "--model", str(recovered), "--force"],
+        ["export", "--model", str(artifacts / "quantize"), "--format", "onnx", "--force"],
         ["evaluate", *_given("--budget-s", budget_s)],
         ["gate", "--candidate", str(exported), *_given("--max-drop", max_drop)],
     ]

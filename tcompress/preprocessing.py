@@ -304,12 +304,8 @@ def open_preprocessor(
     if not has_tokenizer:
         msg = f"{directory}: no tokenizer files in it (tokenizer.json, vocab.txt, ...)"
         raise ModelError(msg)
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(directory), local_files_only=True, trust_remote_code=False, use_fast=True
-        )
+        tokenizer = _open_tokenizer(directory)
     except Exception as error:  # the tokenizer's parsers raise many kinds
         msg = f"{directory}: the tokenizer cannot be opened: {str(error).splitlines()[0]}"
         raise ModelError(msg) from error
@@ -320,3 +316,17 @@ def open_preprocessor(
     wanted = ("input_ids", "token_type_ids", "attention_mask")
     names = tuple(n for n in wanted if n in available and (token_types or n != "token_type_ids"))
     return TextPreprocessor(tokenizer, names, int(min(limits)), vocab_size)
+
+
+def _open_tokenizer(directory: Path) -> Any:
+    """Open a tokenizer, also one of a class that only another line of transformers knows."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            str(directory), local_files_only=True, trust_remote_code=False, use_fast=True
+        )
+    except ValueError:
+        if not (directory / "tokenizer.json").is_file():
+            raise
+        return PreTrainedTokenizerFast.from_pretrained(str(directory), local_files_only=True)
