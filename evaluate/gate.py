@@ -246,8 +246,10 @@ def _answers(
 ) -> list[Predictions]:
     """Return the answers of baseline and candidate: kept ones, or else asked for now."""
     names = ("baseline", "candidate")
-    questions = [Question.about(side, examples, device=device) for side in sides]
-    kept = [None if book is None else book.find(q, examples) for q in questions]
+    kept: list[Predictions | None] = [None, None]
+    if book is not None:
+        questions = [Question.about(side, examples, device=device) for side in sides]
+        kept = [book.find(question, examples) for question in questions]
     answers: list[Predictions] = []
     with ExitStack() as stack:
         # All are opened before one is asked, so that a bad candidate is found out at once.

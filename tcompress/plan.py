@@ -94,11 +94,6 @@ class CompressionPlan:
         return 1 - sum(self.head_counts) / max(1, sum(self.source_heads))
 
     @property
-    def neuron_sparsity(self) -> float:
-        """Fraction of the source's FFN neurons that is removed, 0 to 1."""
-        return 1 - sum(self.neuron_counts) / max(1, sum(self.source_neurons))
-
-    @property
     def is_dense(self) -> bool:
         """Whether nothing is removed; precisions do not count."""
         return (self.head_counts, self.neuron_counts) == (self.source_heads, self.source_neurons)
