@@ -72,14 +72,12 @@ def export(kind: str, precision: str, stage: StageOptions, common: Common) -> No
                 ),
                 used,
             )
-    if run.console.as_json:
-        run.console.show_json(done.summary())
-        return
     parity = done.manifest.details["parity"]
-    run.console.show(
+    run.show(
+        done,
         f"export: {kind} in {done.manifest.precision}, {done.model_bytes / 1e6:.1f} MB; parity "
         f"over {parity['examples']} inputs: logits within {parity['max_abs_difference']:.2g}, "
-        f"mean KL {parity['mean_kl']:.2g}, clear decisions agree in {parity['agreement']:.1%}"
+        f"mean KL {parity['mean_kl']:.2g}, clear decisions agree in {parity['agreement']:.1%}",
     )
 
 

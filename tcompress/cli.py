@@ -20,10 +20,10 @@ EXIT_INTERRUPTED = 130
 _DEBUG_VARIABLE = "TCOMPRESS_DEBUG"
 _COMMANDS = {
     "init": "tcompress.compress.init_command:init",
-    "score": "tcompress.compress.commands:score",
-    "prune": "tcompress.compress.commands:prune",
-    "finetune": "tcompress.compress.commands:finetune",
-    "quantize": "tcompress.compress.commands:quantize",
+    "score": "tcompress.compress.score_command:score",
+    "prune": "tcompress.compress.prune_command:prune",
+    "finetune": "tcompress.compress.finetune_command:finetune",
+    "quantize": "tcompress.compress.quantize_command:quantize",
     "export": "tcompress.export.commands:export",
     "evaluate": "tcompress.evaluate.commands:evaluate",
     "gate": "tcompress.evaluate.gate_command:gate",

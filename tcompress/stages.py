@@ -323,6 +323,18 @@ class StageRun:
         self.console.say(f"{self.name}: wrote {self.output}")
         return Artifact(self.output, Manifest.read(self.output))
 
+    def show(self, artifact: Artifact, line: str) -> None:
+        """Say what the stage wrote: the manifest's essence as JSON, or one line.
+
+        Args:
+            artifact: What it wrote.
+            line: The line.
+        """
+        if self.console.as_json:
+            self.console.show_json(artifact.summary())
+        else:
+            self.console.show(line)
+
     def encode(self, encoder: Encoder, examples: Examples) -> Encoded:
         """Prepare examples for an encoder, and warn about what was cut off.
 

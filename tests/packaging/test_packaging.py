@@ -231,11 +231,11 @@ def test_imports_point_one_way(module: Module):
             id="noun to stage lazily",
         ),
         pytest.param(
-            "tcompress.cli", "import tcompress.compress.commands", False, id="cli at load"
+            "tcompress.cli", "import tcompress.compress.prune_command", False, id="cli at load"
         ),
         pytest.param(
             "tcompress.cli",
-            "def get():\n    import_module('tcompress.compress.commands')",
+            "def get():\n    import_module('tcompress.compress.prune_command')",
             True,
             id="cli lazily",
         ),

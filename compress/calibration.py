@@ -1,0 +1,77 @@
+"""The examples that scoring looks at, and the scores that a workspace already has."""
+
+import json
+
+from tcompress.console import Console
+from tcompress.encoder import Encoder, label_indices
+from tcompress.errors import ArtifactError
+from tcompress.stages import DataSource, StageRun, encode_with_warning
+from tcompress.workspace import reference_to
+
+from .scoring import Criterion, HeadScores, score_units
+
+BATCH_SIZE = 32
+
+
+def known_scores(run: StageRun, criterion: str, max_examples: int) -> HeadScores | None:
+    """Return what `score` wrote, if it is what scoring again would give.
+
+    Args:
+        run: The stage that wants scores.
+        criterion: How importance is to be measured.
+        max_examples: How many calibration examples at most.
+    """
+    workspace = run.data.workspace
+    if workspace is None or not workspace.scores_file.is_file():
+        return None
+    try:
+        document = json.loads(workspace.scores_file.read_text(encoding="utf-8"))
+        scores, model = HeadScores.from_json(document), document["model"]["digest"]
+    except (OSError, ValueError, KeyError, TypeError, ArtifactError):
+        return None  # by another version, or damaged: scored again
+    calibration = {}
+    if scores.criterion.needs_data:
+        calibration["digest"] = run.data.training_examples().sample(max_examples, run.seed).digest
+    same = scores.calibration.get("digest") == calibration.get("digest")
+    if not same or scores.criterion != criterion or model != reference_to(run.directory).digest:
+        return None
+    run.console.say(f"prune: by the scores in {workspace.scores_file}")
+    return scores
+
+
+def score_on_examples(
+    encoder: Encoder,
+    criterion: str,
+    max_examples: int,
+    source: DataSource,
+    seed: int,
+    console: Console,
+) -> HeadScores:
+    """Score an encoder on calibration examples, where the criterion looks at any.
+
+    Args:
+        encoder: The encoder.
+        criterion: How to measure.
+        max_examples: How many examples at most.
+        source: Where they come from.
+        seed: Seed of their draw.
+        console: Where to show progress.
+    """
+    kind = Criterion(criterion)
+    if not kind.needs_data:
+        return score_units(encoder, kind)
+    examples = source.training_examples().sample(max_examples, seed)
+    encoded = encode_with_warning(encoder.preprocessor, examples, console)
+    labels = None if examples.labels is None else label_indices(encoder.labels, examples)
+    batches = console.track(
+        encoded.batches(BATCH_SIZE),
+        f"scoring by {criterion}",
+        -(-len(examples) // BATCH_SIZE),
+    )
+    labelled = ((batch, None if labels is None else labels[rows]) for rows, batch in batches)
+    calibration = {
+        "examples": len(examples),
+        "digest": examples.digest,
+        "labels": "the model's own predictions" if labels is None else "data",
+    }
+    return score_units(encoder, kind, labelled, calibration)
