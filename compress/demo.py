@@ -38,7 +38,7 @@ from tcompress.transformer import (
 )
 from tcompress.workspace import DataConfig, WorkspaceConfig
 
-from .finetuning import FinetuneRecipe, Split, choose_precision, finetune_
+from .finetuning import FinetuneRecipe, Split, choose_precision, finetune_, kept_epoch
 
 CACHE_VARIABLE = "TCOMPRESS_CACHE"
 
@@ -258,4 +258,4 @@ def _train(directory: Path, suffix: str, recipe: FinetuneRecipe, console: Consol
         directory / "training.json",
         recipe.to_json() | {"validation_accuracy": [epoch.accuracy for epoch in history]},
     )
-    console.say(f"demo: validation accuracy {max(epoch.accuracy for epoch in history):.3f}")
+    console.say(f"demo: validation accuracy {kept_epoch(history).accuracy:.3f}")

@@ -1,11 +1,12 @@
 """`tcompress finetune`."""
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
 
 import click
 
 from tcompress.options import (
     CONTEXT,
+    DIRECTORY,
     Common,
     DataOptions,
     StageOptions,
@@ -13,9 +14,6 @@ from tcompress.options import (
     data_options,
     stage_options,
 )
-
-if TYPE_CHECKING:
-    from tcompress.encoder import Encoder
 
 
 @click.command(context_settings=CONTEXT, short_help="Fine-tune, to recover after pruning.")
@@ -39,6 +37,34 @@ if TYPE_CHECKING:
 @click.option(
     "--device", type=click.Choice(("auto", "cpu", "cuda")), default="auto", help="Where to train."
 )
+@click.option(
+    "--accumulate",
+    type=click.IntRange(min=1),
+    default=1,
+    help="Batches per step; as one large batch, in less memory.",
+)
+@click.option(
+    "--patience",
+    type=click.IntRange(min=1),
+    help="Stop after so many epochs without improvement; else go on to the end.",
+)
+@click.option(
+    "--distill/--no-distill",
+    default=None,
+    help="Learn from the unpruned model, too; the default where the encoder is pruned.",
+    show_default=False,
+)
+@click.option(
+    "--teacher",
+    type=DIRECTORY,
+    help="Model to learn from; else the one that the encoder was cut from.",
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0, min_open=True),
+    default=2.0,
+    help="Softens the answers of both while they are compared.",
+)
 @stage_options
 @data_options
 @common_options
@@ -49,28 +75,43 @@ def finetune(
     freeze_layers: int,
     precision: str,
     device: str,
+    accumulate: int,
+    patience: int | None,
+    distill: bool | None,
+    teacher: Path | None,
+    temperature: float,
     stage: StageOptions,
     data: DataOptions,
     common: Common,
 ) -> None:
     """Fine-tune the newest encoder: to recover after pruning, or to begin with.
 
-    The epoch that is best on the validation split is kept; the encoder as it came counts as
-    epoch 0.
+    A pruned encoder learns from the unpruned model that it was cut from, and from labels where
+    there are any: from the teacher's answers, and from its tokens behind every layer.
+
+    The epoch that is best on the validation split is kept: by accuracy, without labels by
+    agreement with the teacher. The encoder as it came counts as epoch 0. A run that was killed
+    continues after its last finished epoch when it is started again.
 
     \b
     Example:
       tcompress finetune
       tcompress finetune --epochs 2 --freeze-layers 3 --precision bf16
+      tcompress finetune --teacher ./my-bert --temperature 4 --patience 1 --epochs 5
     """
-    from dataclasses import asdict
-
-    from tcompress.encoder import label_indices
     from tcompress.stages import StageRun
 
-    from .finetuning import FinetuneRecipe, Split, TrainingPrecision, choose_precision, finetune_
+    from .distillation import Distillation
+    from .finetuning import FinetuneRecipe, TrainingPrecision, choose_precision
+    from .recovery import Recovery, choose_teacher, closing_line
 
     run = StageRun.open("finetune", common, stage, builds_on=("prune",), data=data)
+    if run.data.workspace is None:
+        msg = (
+            "finetune chooses its epoch on a workspace's validation split; "
+            "start one with `tcompress init MODEL --data FILE`"
+        )
+        raise click.UsageError(msg)
     device = _device(device)
     recipe = FinetuneRecipe(
         epochs=epochs,
@@ -81,31 +122,13 @@ def finetune(
             choose_precision(device) if precision == "auto" else TrainingPrecision(precision)
         ),
         seed=run.seed,
+        accumulate=accumulate,
+        patience=patience,
     )
-    if run.data.workspace is None:
-        msg = (
-            "finetune chooses its epoch on a workspace's validation split; "
-            "start one with `tcompress init MODEL --data FILE`"
-        )
-        raise click.UsageError(msg)
-    train = run.data.training_examples()
-    validation = run.data.workspace_split("validation")
-
-    def work(encoder: "Encoder") -> dict[str, Any]:
-        learn, select = (
-            Split(run.encode(encoder, examples), label_indices(encoder.labels, examples))
-            for examples in (train, validation)
-        )
-        history = finetune_(encoder.to(device), learn, select, recipe, run.console.track)
-        encoder.to("cpu")
-        return {"epochs": [asdict(epoch) for epoch in history]}
-
-    key = recipe.to_json() | {"train": train.digest, "validation": validation.digest}
-    key["device"] = device
-    done = run.transform(key, work)
-    history = [epoch["accuracy"] for epoch in done.manifest.details["epochs"]]
-    line = f"finetune: validation accuracy {history[0]:.4f} before, {max(history):.4f} after"
-    run.show(done, line)
+    from_whom = choose_teacher(run.directory, distill, teacher)
+    distillation = Distillation(temperature=temperature)
+    done = Recovery(run, recipe, device, from_whom, distillation).artifact()
+    run.show(done, closing_line(done))
 
 
 def _device(device: str) -> str:

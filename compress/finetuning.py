@@ -1,23 +1,32 @@
 """Fine-tuning: to make a first model, and to recover after pruning."""
 
+import json
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from tcompress.anatomy import Anatomy
 from tcompress.encoder import Encoder
 from tcompress.errors import CalibrationError, RequestError
 from tcompress.machine import cpu_features, has_fast_bf16, threads_for
 from tcompress.preprocessing import Encoded
 
+from .checkpoint import Checkpoint, State
+from .distillation import Teacher, logits_loss
+from .objective import Objective
+
 _BATCHES_PER_BUCKET = 32
+# Left out of a recipe's JSON while they are at these values, so that recipes from before they
+# existed keep their digests.
+_LATER_FIELDS = {"accumulate": 1, "patience": None}
 
 
 class TrainingPrecision(StrEnum):
@@ -35,12 +44,14 @@ class FinetuneRecipe:
     Attributes:
         epochs: Passes over the training split; 0 leaves the encoder as it is.
         learning_rate: Peak of a linear warm-up and linear decay.
-        batch_size: Examples per step.
+        batch_size: Examples per batch.
         freeze_layers: Lowest layers to leave as they are; the embeddings with them.
         precision: Of the matrix products.
         weight_decay: Of AdamW, on matrices only.
         warmup: Fraction of all steps to warm up over.
         seed: Of shuffling and dropout.
+        accumulate: Batches per step; their gradients add up to that of one large batch.
+        patience: Epochs without improvement after which to stop, or None to go on to the end.
     """
 
     epochs: int = 1
@@ -51,6 +62,8 @@ class FinetuneRecipe:
     weight_decay: float = 0.01
     warmup: float = 0.1
     seed: int = 0
+    accumulate: int = 1
+    patience: int | None = None
 
     def __post_init__(self) -> None:
         """Coerce the mode and check the numbers."""
@@ -58,38 +71,78 @@ class FinetuneRecipe:
         if self.epochs < 0 or self.batch_size < 1 or self.freeze_layers < 0:
             msg = f"epochs, batch_size and freeze_layers out of range: {self}"
             raise RequestError(msg)
+        if self.accumulate < 1 or (self.patience is not None and self.patience < 1):
+            msg = f"accumulate and patience must be at least 1: {self}"
+            raise RequestError(msg)
+
+    @property
+    def step_size(self) -> int:
+        """Examples per step."""
+        return self.batch_size * self.accumulate
 
     def to_json(self) -> dict[str, Any]:
         """Return the recipe as a JSON document."""
-        return asdict(self) | {"precision": self.precision.value}
+        document = asdict(self) | {"precision": self.precision.value}
+        for name, value in _LATER_FIELDS.items():
+            if document[name] == value:
+                del document[name]
+        return document
 
 
 @dataclass(frozen=True)
 class Split:
-    """Labelled examples, ready for the model.
+    """Examples, ready for the model.
 
     Attributes:
         encoded: The inputs.
-        labels: `(examples,)`, class indices.
+        labels: `(examples,)`, class indices; None where there are none.
     """
 
     encoded: Encoded
-    labels: Tensor
+    labels: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.encoded.lengths)
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch gave.
+    """What one epoch gave; fractions and KL divergence are those on the validation split.
 
     Attributes:
         number: From 1; 0 is the encoder before training.
         loss: Mean training loss, or None before training.
-        accuracy: On the validation split, 0 to 1.
+        accuracy: Fraction answered as labelled, or None without labels.
+        agreement: Fraction answered as the teacher does, or None without a teacher.
+        divergence: Mean KL(teacher || encoder) in nats, lower is better; None without a teacher.
+        parts: Mean of each part of the training loss, before its weight.
     """
 
     number: int
     loss: float | None
-    accuracy: float
+    accuracy: float | None
+    agreement: float | None = None
+    divergence: float | None = None
+    parts: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """What epochs are chosen by, higher is better.
+
+        Accuracy, or without labels agreement with the teacher; equal ones by closeness to it.
+        """
+        first = self.agreement if self.accuracy is None else self.accuracy
+        assert first is not None
+        return first, -(self.divergence or 0.0)
+
+
+def kept_epoch(history: Sequence[Epoch]) -> Epoch:
+    """Return the epoch whose weights are kept: the best, the first of equals.
+
+    Args:
+        history: What each epoch gave.
+    """
+    return max(history, key=lambda epoch: epoch.rank)
 
 
 Progress = Callable[[Iterable[list[int]], str, int], Iterable[list[int]]]
@@ -102,11 +155,15 @@ def finetune_(
     validation: Split,
     recipe: FinetuneRecipe,
     progress: Progress = lambda batches, _what, _total: batches,
+    *,
+    teacher: Teacher | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> list[Epoch]:
-    """Fine-tune an encoder in place by cross-entropy, and keep the best epoch's weights.
+    """Fine-tune an encoder in place, from labels, a teacher or both; keep the best epoch.
 
-    The encoder before training counts as epoch 0, so the accuracy on the validation split never
-    falls. Frozen parameters are not changed, to the bit.
+    The encoder before training counts as epoch 0, so the accuracy on the validation split (without
+    labels, the agreement with the teacher) never falls. Frozen parameters are not changed, to
+    the bit.
 
     Args:
         encoder: The encoder; left in evaluation mode.
@@ -114,68 +171,186 @@ def finetune_(
         validation: Examples to choose the epoch by.
         recipe: How.
         progress: Shows progress.
+        teacher: Whom to learn from besides the labels, which may then be missing.
+        checkpoint: Where the state is kept after each epoch; a run of the same key continues
+            from there, to the same weights. The caller removes it.
 
     Returns:
         What each epoch gave, epoch 0 first.
 
     Raises:
-        RequestError: If the precision or the number of frozen layers does not fit.
+        RequestError: If the precision, the number of frozen layers or the teacher does not fit,
+            or there is nothing to learn from.
         CalibrationError: If the loss is no longer finite.
+        StorageError: If the checkpoint cannot be written.
     """
     check_precision(encoder, recipe.precision)
-    with threads_for(encoder.parameters):
-        return _finetune(encoder, train, validation, recipe, progress)
+    if teacher is not None:
+        teacher.check(encoder)
+    elif train.labels is None or validation.labels is None:
+        msg = "fine-tuning without labels needs a teacher: --distill, or --teacher DIR"
+        raise RequestError(msg)
+    with threads_for(encoder.parameters), _frozen(encoder, recipe.freeze_layers) as trainable:
+        training = _Training(encoder, train, validation, recipe, teacher, trainable)
+        training.run(progress, checkpoint)
+    return training.history
 
 
-def _finetune(
-    encoder: Encoder, train: Split, validation: Split, recipe: FinetuneRecipe, progress: Progress
-) -> list[Epoch]:
-    torch.manual_seed(recipe.seed)
-    rng = np.random.default_rng(recipe.seed)
-    model = encoder.model
-    states = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    trainable = _freeze_(encoder, recipe.freeze_layers)
-    history = [Epoch(0, None, accuracy(encoder, validation))]
-    best = _copy_state(encoder)
-    steps_per_epoch = math.ceil(len(train.labels) / recipe.batch_size)
-    optimizer, schedule = _optimizer(trainable, recipe, steps_per_epoch * recipe.epochs)
-    scaler = torch.amp.GradScaler(enabled=recipe.precision is TrainingPrecision.FP16)
-    try:
-        for number in range(1, recipe.epochs + 1):
-            model.train()
-            batches = _shuffled(train.encoded.lengths, recipe.batch_size, rng)
-            losses = []
-            what = f"fine-tuning, epoch {number} of {recipe.epochs}"
-            for rows in progress(batches, what, steps_per_epoch):
-                scale = scaler.get_scale()
-                losses.append(_step(encoder, train, rows, recipe, optimizer, scaler))
-                if scaler.get_scale() >= scale:  # else fp16 overflowed and the step was skipped
-                    schedule.step()
-            model.eval()
-            history.append(Epoch(number, float(np.mean(losses)), accuracy(encoder, validation)))
-            if history[-1].accuracy > max(epoch.accuracy for epoch in history[:-1]):
-                best = _copy_state(encoder)
-    finally:
-        model.eval()
-        for parameter, state in states:
-            parameter.requires_grad_(state)
-        model.load_state_dict(best)
-    return history
+class _Training:
+    """A training run between two epochs.
+
+    Args:
+        encoder: The encoder to train.
+        train: Examples to learn from.
+        validation: Examples to choose the epoch by.
+        recipe: How.
+        teacher: Whom to learn from, or None.
+        trainable: The parameters to change.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        train: Split,
+        validation: Split,
+        recipe: FinetuneRecipe,
+        teacher: Teacher | None,
+        trainable: Sequence[torch.nn.Parameter],
+    ) -> None:
+        self.encoder = encoder
+        self.train = train
+        self.validation = validation
+        self.recipe = recipe
+        self.objective = Objective(encoder, train.encoded, train.labels, teacher)
+        self.right_logits = (
+            None if teacher is None else predict_all(teacher.encoder, validation.encoded)
+        )
+        self.rng = np.random.default_rng(recipe.seed)
+        self.steps_per_epoch = math.ceil(len(train) / recipe.step_size)
+        steps = self.steps_per_epoch * recipe.epochs
+        self.optimizer, self.schedule = _optimizer(trainable, recipe, steps)
+        self.scaler = torch.amp.GradScaler(enabled=recipe.precision is TrainingPrecision.FP16)
+        self.history: list[Epoch] = []
+        self.best = _copy_state(encoder)
+
+    def run(self, progress: Progress, checkpoint: Checkpoint | None) -> None:
+        """Train to the end, and leave the best epoch's weights in the encoder."""
+        torch.manual_seed(self.recipe.seed)
+        if checkpoint is not None and (state := checkpoint.read()) is not None:
+            self._load(state)
+            checkpoint.tell(f"fine-tuning continues after epoch {len(self.history) - 1}")
+        else:
+            self.history.append(self._judge(0, {}))
+        try:
+            while not self._is_over():
+                self._epoch(progress)
+                if checkpoint is not None:
+                    checkpoint.write(self._state())
+        finally:
+            self.encoder.model.eval()
+            self.encoder.model.load_state_dict(self.best)
+
+    def _is_over(self) -> bool:
+        done = self.history[-1].number
+        waited = done - kept_epoch(self.history).number
+        patience = self.recipe.patience
+        return done >= self.recipe.epochs or (patience is not None and waited >= patience)
+
+    def _epoch(self, progress: Progress) -> None:
+        number = len(self.history)
+        self.encoder.model.train(self.objective.dropout)
+        batches = _shuffled(self.train.encoded.lengths, self.recipe.step_size, self.rng)
+        steps = []
+        what = f"fine-tuning, epoch {number} of {self.recipe.epochs}"
+        for rows in progress(batches, what, self.steps_per_epoch):
+            scale = self.scaler.get_scale()
+            steps.append(self._step(rows))
+            if self.scaler.get_scale() >= scale:  # else fp16 overflowed and the step was skipped
+                self.schedule.step()
+        self.encoder.model.eval()
+        means = {name: float(np.mean([step[name] for step in steps])) for name in steps[0]}
+        self.history.append(self._judge(number, means))
+        if kept_epoch(self.history).number == number:
+            self.best = _copy_state(self.encoder)
+
+    def _step(self, rows: list[int]) -> dict[str, float]:
+        """Take one step; returns the loss and its parts."""
+        self.optimizer.zero_grad(set_to_none=True)
+        sums: defaultdict[str, float] = defaultdict(float)
+        for part in self.objective.parts(rows, self.recipe.batch_size):
+            with _autocast(self.encoder, self.recipe.precision):
+                losses = self.objective.losses(part)
+            self.scaler.scale(losses["loss"]).backward()
+            for name, value in losses.items():
+                sums[name] += float(value.detach())
+        if not math.isfinite(sums["loss"]):
+            msg = (
+                f"the training loss is {sums['loss']}; lower --learning-rate "
+                "or use --precision fp32"
+            )
+            raise CalibrationError(msg)
+        self.scaler.unscale_(self.optimizer)
+        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return sums
+
+    def _judge(self, number: int, losses: dict[str, float]) -> Epoch:
+        """Look at the validation split after an epoch."""
+        logits = predict_all(self.encoder, self.validation.encoded)
+        labels, right = self.validation.labels, self.right_logits
+        return Epoch(
+            number,
+            losses.get("loss"),
+            accuracy=None if labels is None else _agreement(logits, labels),
+            agreement=None if right is None else _agreement(logits, right.argmax(-1)),
+            divergence=None if right is None else float(logits_loss(logits, right, 1.0)),
+            parts={name: loss for name, loss in losses.items() if name != "loss"},
+        )
+
+    def _state(self) -> State:
+        """Return everything that the next epoch depends on."""
+        return {
+            "model": self.encoder.model.state_dict(),
+            "best": self.best,
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "history": [asdict(epoch) for epoch in self.history],
+            "order": json.dumps(self.rng.bit_generator.state),
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if self.encoder.device.type == "cuda" else [],
+        }
+
+    def _load(self, state: State) -> None:
+        self.encoder.model.load_state_dict(state["model"])
+        self.best = state["best"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.history = [Epoch(**epoch) for epoch in state["history"]]
+        self.rng.bit_generator.state = json.loads(state["order"])
+        torch.set_rng_state(state["torch"])
+        if state["cuda"]:
+            torch.cuda.set_rng_state_all(state["cuda"])
 
 
-def accuracy(encoder: Encoder, split: Split, batch_size: int = 64) -> float:
-    """Return the fraction of examples that an encoder classifies as labelled.
+def predict_all(encoder: Encoder, encoded: Encoded, batch_size: int = 64) -> Tensor:
+    """Return the logits of all examples, in their order.
 
     Args:
         encoder: The encoder.
-        split: The examples.
+        encoded: The examples.
         batch_size: Examples per batch.
+
+    Returns:
+        `(examples, labels)`, float32, on the CPU.
     """
-    right = 0
-    for rows, batch in split.encoded.batches(batch_size):
-        predicted = torch.from_numpy(encoder.predict(batch)).argmax(-1)
-        right += int((predicted == split.labels[rows]).sum())
-    return right / len(split.labels)
+    logits = torch.empty(len(encoded.lengths), len(encoder.labels))
+    for rows, batch in encoded.batches(batch_size):
+        logits[rows] = torch.from_numpy(encoder.predict(batch))
+    return logits
 
 
 def choose_precision(device: str) -> TrainingPrecision:
@@ -206,29 +381,9 @@ def check_precision(encoder: Encoder, precision: TrainingPrecision) -> None:
         raise RequestError(msg)
 
 
-def _step(
-    encoder: Encoder,
-    train: Split,
-    rows: list[int],
-    recipe: FinetuneRecipe,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-) -> float:
-    targets = train.labels[rows].to(encoder.device)
-    with _autocast(encoder, recipe.precision):
-        logits = encoder.logits(train.encoded.collate(rows))
-    loss = functional.cross_entropy(logits.float(), targets)
-    if not torch.isfinite(loss):
-        msg = f"the training loss is {float(loss)}; lower --learning-rate or use --precision fp32"
-        raise CalibrationError(msg)
-    optimizer.zero_grad(set_to_none=True)
-    scaler.scale(loss).backward()
-    scaler.unscale_(optimizer)
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-    scaler.step(optimizer)
-    scaler.update()
-    return float(loss.detach())
+def _agreement(logits: Tensor, classes: Tensor) -> float:
+    """Return the fraction of examples whose highest logit is that of their class."""
+    return int((logits.argmax(-1) == classes).sum()) / len(classes)
 
 
 def _autocast(encoder: Encoder, precision: TrainingPrecision) -> AbstractContextManager[Any]:
@@ -238,25 +393,39 @@ def _autocast(encoder: Encoder, precision: TrainingPrecision) -> AbstractContext
     return torch.autocast(encoder.device.type, dtype=kind)
 
 
-def _freeze_(encoder: Encoder, freeze_layers: int) -> list[torch.nn.Parameter]:
-    """Switch gradients off for the embeddings and lowest layers; returns what is left."""
+@contextmanager
+def _frozen(encoder: Encoder, freeze_layers: int) -> Iterator[list[torch.nn.Parameter]]:
+    """Switch gradients off for the embeddings and lowest layers while the block runs.
+
+    Yields:
+        The parameters that are left to train.
+    """
     anatomy = encoder.anatomy
     if freeze_layers > len(anatomy.layers):
         msg = f"--freeze-layers {freeze_layers}: the encoder has {len(anatomy.layers)} layers"
         raise RequestError(msg)
-    if freeze_layers:
-        embedding = anatomy.embedding
-        modules: list[torch.nn.Module | None] = [embedding.tokens, embedding.token_types]
-        modules += [embedding.norm, embedding.projection]
-        for layer in anatomy.layers[:freeze_layers]:
-            modules += [*layer.projections(), layer.output, layer.ffn_in, layer.ffn_out]
-            modules += [layer.attention_norm, layer.ffn_norm]
-        for module in modules:
-            if module is not None:
-                module.requires_grad_(False)
-        if isinstance(embedding.positions, torch.nn.Parameter):
-            embedding.positions.requires_grad_(False)
-    return [parameter for parameter in encoder.model.parameters() if parameter.requires_grad]
+    states = [(parameter, parameter.requires_grad) for parameter in encoder.model.parameters()]
+    try:
+        if freeze_layers:
+            _freeze_(anatomy, freeze_layers)
+        yield [parameter for parameter, _ in states if parameter.requires_grad]
+    finally:
+        for parameter, state in states:
+            parameter.requires_grad_(state)
+
+
+def _freeze_(anatomy: Anatomy, freeze_layers: int) -> None:
+    embedding = anatomy.embedding
+    modules: list[torch.nn.Module | None] = [embedding.tokens, embedding.token_types]
+    modules += [embedding.norm, embedding.projection]
+    for layer in anatomy.layers[:freeze_layers]:
+        modules += [*layer.projections(), layer.output, layer.ffn_in, layer.ffn_out]
+        modules += [layer.attention_norm, layer.ffn_norm]
+    for module in modules:
+        if module is not None:
+            module.requires_grad_(False)
+    if isinstance(embedding.positions, torch.nn.Parameter):
+        embedding.positions.requires_grad_(False)
 
 
 def _optimizer(

@@ -90,6 +90,11 @@ class LayerAnatomy:
         return self.parent.get_submodule(self.attention_name)
 
     @property
+    def last_module(self) -> nn.Module:
+        """The module whose output is the layer's; dimension `ffn_batch_dim` counts examples."""
+        return self.parent if self.norm_first else self.ffn_norm
+
+    @property
     def num_heads(self) -> int:
         """Heads left."""
         return self.output.in_features // self.head_size

@@ -1,0 +1,118 @@
+"""The training loss: from labels, from a teacher, or from both."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tcompress.encoder import Encoder
+from tcompress.preprocessing import Batch, Encoded
+
+from .distillation import (
+    Outputs,
+    Teacher,
+    compared_tokens,
+    logits_loss,
+    outputs_of,
+    token_losses,
+    token_scales,
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One batch of a step, and how much of the step it is.
+
+    Attributes:
+        rows: Positions of its examples.
+        batch: Their model inputs.
+        share: Its fraction of the step's examples.
+        compared: `(layers, batch, tokens)`, 1 where tokens are compared with the teacher's.
+        token_shares: `(layers,)`, its fraction of the step's compared tokens.
+    """
+
+    rows: list[int]
+    batch: Batch
+    share: float
+    compared: Tensor
+    token_shares: Tensor
+
+
+class Objective:
+    """What an encoder is trained towards.
+
+    The loss of a step is the weighted sum of up to three means: `task`, the cross-entropy to the
+    labels; `logits`, the KL divergence from the teacher; `tokens`, the distance to the teacher's
+    tokens behind every layer. The losses of a step's parts add up to those of the whole step.
+
+    Args:
+        encoder: The encoder to train.
+        encoded: The training examples.
+        labels: Their classes, `(examples,)`, or None.
+        teacher: Whom to learn from, or None.
+    """
+
+    def __init__(
+        self, encoder: Encoder, encoded: Encoded, labels: Tensor | None, teacher: Teacher | None
+    ) -> None:
+        self._encoder = encoder
+        self._encoded = encoded
+        self._labels = labels
+        self._anatomy = encoder.anatomy
+        self._teacher = teacher
+        self._scales = torch.empty(0) if teacher is None else token_scales(teacher, encoded)
+        self._weights = {"task": 1.0} if teacher is None else teacher.recipe.weights
+
+    @property
+    def dropout(self) -> bool:
+        """Whether the encoder's dropout is on while it trains."""
+        return self._teacher is None or self._teacher.recipe.dropout
+
+    def parts(self, rows: list[int], batch_size: int) -> list[Part]:
+        """Cut a step into batches.
+
+        Args:
+            rows: Positions of the step's examples.
+            batch_size: Examples per batch.
+        """
+        cut = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+        batches = [self._encoded.collate(part) for part in cut]
+        compared = [
+            compared_tokens(self._anatomy, batch).to(self._encoder.device) for batch in batches
+        ]
+        # counts: (parts, layers)
+        counts = torch.stack([tokens.sum((1, 2)) for tokens in compared])
+        shares = counts / counts.sum(0)
+        return [
+            Part(part, batch, len(part) / len(rows), tokens, token_shares)
+            for part, batch, tokens, token_shares in zip(
+                cut, batches, compared, shares, strict=True
+            )
+        ]
+
+    def losses(self, part: Part) -> dict[str, Tensor]:
+        """Compute what a part adds to the step's losses, by name, and their weighted sum, `loss`.
+
+        Args:
+            part: A batch of the step.
+        """
+        student = outputs_of(self._encoder, self._anatomy, part.batch)
+        losses: dict[str, Tensor] = {}
+        if self._labels is not None:
+            targets = self._labels[part.rows].to(student.logits.device)
+            losses["task"] = functional.cross_entropy(student.logits.float(), targets) * part.share
+        if self._teacher is not None:
+            losses |= self._distances(student, self._teacher, part)
+        weighted = [self._weights[name] * value for name, value in losses.items()]
+        return losses | {"loss": torch.stack(weighted).sum()}
+
+    def _distances(self, student: Outputs, teacher: Teacher, part: Part) -> dict[str, Tensor]:
+        with torch.no_grad():
+            right = outputs_of(teacher.encoder, teacher.anatomy, part.batch)
+        per_layer = token_losses(student.layers, right.layers, part.compared, self._scales)
+        return {
+            "logits": logits_loss(student.logits, right.logits, teacher.recipe.temperature)
+            * part.share,
+            "tokens": (per_layer * part.token_shares).mean(),
+        }

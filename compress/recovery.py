@@ -1,0 +1,131 @@
+"""Fine-tuning from artifact to artifact: finds the teacher, resumes, and says what it brought."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tcompress.artifact import Artifact, Manifest, is_artifact
+from tcompress.data import Examples
+from tcompress.digests import document_digest
+from tcompress.encoder import Encoder, label_indices
+from tcompress.errors import RequestError
+from tcompress.loading import load_encoder
+from tcompress.machine import library_versions
+from tcompress.stages import StageRun
+from tcompress.workspace import reference_to
+
+from .checkpoint import Checkpoint, checkpoint_path
+from .distillation import Distillation, Teacher, unpruned_ancestor
+from .finetuning import Epoch, FinetuneRecipe, Split, finetune_, kept_epoch
+
+
+def choose_teacher(directory: Path, distill: bool | None, teacher: Path | None) -> Path | None:
+    """Return the directory of the model to learn from, or None where only labels are.
+
+    Args:
+        directory: The encoder to fine-tune.
+        distill: What `--distill` or `--no-distill` said; None: distil what is pruned.
+        teacher: Directory from `--teacher`, or None for the unpruned ancestor.
+
+    Raises:
+        RequestError: If what was asked for contradicts itself or the encoder is not pruned.
+        ArtifactError: If the ancestor was moved or changed.
+    """
+    if teacher is not None and distill is False:
+        msg = "--no-distill and --teacher contradict each other; leave one of them out"
+        raise RequestError(msg)
+    if teacher is not None or distill is False:
+        return teacher
+    if is_artifact(directory) and not Manifest.read(directory).plan.is_dense:
+        return unpruned_ancestor(directory)
+    if distill:
+        msg = f"--distill: {directory} is not pruned; name whom it learns from with --teacher DIR"
+        raise RequestError(msg)
+    return None
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """One run of the stage `finetune`.
+
+    Attributes:
+        run: What it reads and writes.
+        recipe: How to fine-tune.
+        device: `cpu` or `cuda`.
+        teacher: Directory of the model to learn from, or None.
+        distillation: What is learned from it.
+    """
+
+    run: StageRun
+    recipe: FinetuneRecipe
+    device: str
+    teacher: Path | None
+    distillation: Distillation
+
+    def artifact(self) -> Artifact:
+        """Fine-tune and write the artifact, unless that is done; continue what was killed."""
+        train = self.run.data.training_examples()
+        validation = self.run.data.workspace_split("validation")
+        key = self.recipe.to_json() | {"train": train.digest, "validation": validation.digest}
+        key["device"] = self.device
+        if self.teacher is not None:
+            reference = {"teacher": reference_to(self.teacher).digest}
+            key["distillation"] = self.distillation.to_json() | reference
+
+        def work(encoder: Encoder) -> dict[str, Any]:
+            return self._finetune(encoder, train, validation, key)
+
+        artifact = self.run.transform(key, work)
+        checkpoint_path(self.run.output).unlink(missing_ok=True)
+        return artifact
+
+    def _finetune(
+        self, encoder: Encoder, train: Examples, validation: Examples, key: dict[str, Any]
+    ) -> dict[str, Any]:
+        depends_on = [key, reference_to(self.run.directory).digest, library_versions()]
+        history = finetune_(
+            encoder.to(self.device),
+            self._split(encoder, train),
+            self._split(encoder, validation),
+            self.recipe,
+            self.run.console.track,
+            teacher=self._teacher(),
+            checkpoint=Checkpoint(
+                checkpoint_path(self.run.output),
+                document_digest(depends_on),
+                self.run.console.say,
+            ),
+        )
+        encoder.to("cpu")
+        return {
+            "teacher": None if self.teacher is None else asdict(reference_to(self.teacher)),
+            "kept_epoch": kept_epoch(history).number,
+            "epochs": [asdict(epoch) for epoch in history],
+        }
+
+    def _teacher(self) -> Teacher | None:
+        if self.teacher is None:
+            return None
+        return Teacher(load_encoder(self.teacher).to(self.device), self.distillation)
+
+    def _split(self, encoder: Encoder, examples: Examples) -> Split:
+        encoded = self.run.encode(encoder, examples)
+        if examples.labels is None and self.teacher is not None:
+            self.run.console.say(f"finetune: {examples.origin} has no labels; the teacher answers")
+            return Split(encoded, None)
+        return Split(encoded, label_indices(encoder.labels, examples))
+
+
+def closing_line(artifact: Artifact) -> str:
+    """Say what fine-tuning brought, by the measure that the epoch was chosen by.
+
+    Args:
+        artifact: What the stage wrote.
+    """
+    history = [Epoch(**epoch) for epoch in artifact.manifest.details["epochs"]]
+    before, after = history[0], kept_epoch(history)
+    measure = "agreement with the teacher" if before.accuracy is None else "accuracy"
+    return (
+        f"finetune: validation {measure} {before.rank[0]:.4f} before, {after.rank[0]:.4f} after; "
+        f"kept epoch {after.number} of {len(history) - 1}"
+    )
