@@ -28,9 +28,17 @@ _REAL_EXAMPLES = 64
     default="plan",
     help="Of the file; plan is what quantize wrote.",
 )
+@click.option(
+    "--fold-token-types/--keep-token-types",
+    "fold_token_types",
+    default=False,
+    help="For single texts, whose token types are all 0: the file takes no token_type_ids.",
+)
 @stage_options
 @common_options
-def export(kind: str, precision: str, stage: StageOptions, common: Common) -> None:
+def export(
+    kind: str, precision: str, fold_token_types: bool, stage: StageOptions, common: Common
+) -> None:
     """Write a deployable file, and check that it computes what its source computes.
 
     The file takes any batch size and length. A file that fails the check is not accepted:
@@ -46,16 +54,24 @@ def export(kind: str, precision: str, stage: StageOptions, common: Common) -> No
     from tcompress.plan import Precision
     from tcompress.stages import StageRun
 
+    from .exact import without_token_types
     from .exporting import write_export
 
     stages = ("prune", "finetune", "quantize")
     run = StageRun.open("export", common, stage, builds_on=stages, output=("export", kind))
     # Without int8 dot products, sums of two u8 x s8 products saturate unless weights use 7 bits.
     reduce_range = not has_int8_dot(cpu_features())
-    recipe = {"format": kind, "precision": precision, "reduce_range": reduce_range}
+    recipe = {
+        "format": kind,
+        "precision": precision,
+        "reduce_range": reduce_range,
+        "fold_token_types": fold_token_types,
+    }
     done = run.finished(recipe)
     if done is None:
         encoder = load_encoder(run.directory)
+        if fold_token_types:
+            encoder = without_token_types(encoder)
         if precision != "plan":
             encoder.plan = encoder.plan.with_precision(Precision(precision))
         used = encoder.plan.precision

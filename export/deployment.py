@@ -3,10 +3,12 @@
 It holds the same weights as the encoder it came from, and computes the same logits, but without
 the machinery around training and without a library's control flow, so that it traces the same
 under every version of transformers. Work whose result nobody reads is left out: a head that looks
-at the first token only needs the last layer's queries, output and FFN for that one token.
+at the first token only needs the last layer's queries, output and FFN for that one token; more
+such transforms are in `exact`.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -16,7 +18,10 @@ from torch.nn import functional
 from tcompress.anatomy import Activation, Anatomy, EmbeddingAnatomy, HeadAnatomy, LayerAnatomy
 from tcompress.encoder import Encoder
 from tcompress.plan import LayerPlan, Precision
+from tcompress.preprocessing import TOKEN_TYPES
 from tcompress.transformer import Pooling
+
+from .exact import simplify
 
 _ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     Activation.RELU: functional.relu,
@@ -50,7 +55,7 @@ class DeployedEmbedding(nn.Module):
 
         Args:
             inputs: `(batch, tokens)` ids or `(batch, tokens, features)`.
-            token_types: `(batch, tokens)`, or None where all are of type 0.
+            token_types: `(batch, tokens)`; not read where there is no table for them.
 
         Returns:
             `(batch, tokens, hidden)`.
@@ -59,8 +64,7 @@ class DeployedEmbedding(nn.Module):
         if self.positions is not None:
             x = x + self._positions_of(inputs)
         if self.token_types is not None:
-            table = self.token_types
-            x = x + (table.weight[0] if token_types is None else _look_up(token_types, table))
+            x = x + _look_up(cast("Tensor", token_types), self.token_types)
         if self.norm is not None:
             x = self.norm(x)
         return x if self.projection is None else self.projection(x)
@@ -196,7 +200,7 @@ class DeployedHead(nn.Module):
 
 
 class DeployedEncoder(nn.Module):
-    """The whole encoder; shares its weights with the one it was made from.
+    """The whole encoder; shares its matrices with the one it was made from.
 
     Args:
         anatomy: The encoder's pieces.
@@ -231,7 +235,7 @@ class DeployedEncoder(nn.Module):
         """
         named = dict(zip(self.input_names, inputs, strict=True))
         mask = named["attention_mask"]
-        x: Tensor = self.embedding(named[self.main_input], named.get("token_type_ids"))
+        x: Tensor = self.embedding(named[self.main_input], named.get(TOKEN_TYPES))
         lowest = torch.finfo(x.dtype).min
         bias = ((mask == 0).to(x.dtype) * lowest)[:, None, None, :]
         for layer in self.layers:
@@ -252,8 +256,50 @@ class DeployedEncoder(nn.Module):
 def deploy(encoder: Encoder) -> DeployedEncoder:
     """Make the module that exports are written from.
 
+    Token types that the encoder's preprocessor never gives are folded into the positions.
+
     Args:
-        encoder: The encoder, on the CPU; it is not changed, and shares its weights.
+        encoder: The encoder, on the CPU; it is not changed, and shares its matrices.
     """
     names = tuple(encoder.example_tensors(1, 2))
-    return DeployedEncoder(encoder.anatomy, encoder.plan.layers, names).eval()
+    anatomy = simplify(encoder.anatomy, token_types=TOKEN_TYPES in names)
+    return DeployedEncoder(anatomy, encoder.plan.layers, names).eval()
+
+
+@dataclass(frozen=True)
+class AppliedTransforms:
+    """What a deployed encoder does not compute, though its source does.
+
+    Attributes:
+        key_biases_dropped: Layers whose keys lost their bias.
+        value_biases_folded: Layers whose values lost theirs to the output projection.
+        first_token_layers: Layers that compute their output for the first token only.
+        token_types_folded: Whether token types went into the positions.
+    """
+
+    key_biases_dropped: int
+    value_biases_folded: int
+    first_token_layers: int
+    token_types_folded: bool
+
+    @classmethod
+    def between(cls, source: Anatomy, deployed: DeployedEncoder) -> "AppliedTransforms":
+        """Compare a deployed encoder with its source.
+
+        Args:
+            source: The source's pieces.
+            deployed: The deployed encoder.
+        """
+        layers = [cast("DeployedLayer", layer) for layer in deployed.layers]
+        pairs = list(zip(source.layers, layers, strict=True))
+        types = (source.embedding.token_types, deployed.embedding.token_types)
+        return cls(
+            sum(_has_bias(old.key) and not _has_bias(new.key) for old, new in pairs),
+            sum(_has_bias(old.value) and not _has_bias(new.value) for old, new in pairs),
+            sum(layer.first_only for layer in layers),
+            types[0] is not None and types[1] is None,
+        )
+
+
+def _has_bias(linear: nn.Linear | None) -> bool:
+    return linear is not None and linear.bias is not None

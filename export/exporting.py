@@ -1,6 +1,7 @@
 """Writing one exported artifact: file, tokenizer, configuration, and the parity check."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from torch import nn
 
 from tcompress.encoder import Encoder, copy_carried_files
 from tcompress.errors import ExportError
-from tcompress.preprocessing import Batch
+from tcompress.preprocessing import TOKEN_TYPES, Batch, TextPreprocessor
 from tcompress.runtime import (
     MODEL_FILES,
     ONNX_KIND,
@@ -17,12 +18,13 @@ from tcompress.runtime import (
     open_model_file,
 )
 
-from .deployment import DeployedEncoder, deploy
+from .deployment import AppliedTransforms, DeployedEncoder, deploy
 from .onnx_graph import expected_operators, write_onnx
 from .parity import FP32_LIMITS, INT8_LIMITS, Parity, check_parity
 from .program import write_program
 from .torchscript import write_torchscript
 
+_TOKENIZER_CONFIG = "tokenizer_config.json"
 FORMATS = (ONNX_KIND, TORCHSCRIPT_KIND, PROGRAM_KIND)
 
 
@@ -37,7 +39,8 @@ def write_export(
     """Write an encoder in a format, with what is needed to run it, and check its parity.
 
     Args:
-        encoder: The encoder; its plan says in which precision.
+        encoder: The encoder; its plan says in which precision, its preprocessor which inputs
+            the file takes.
         kind: `onnx`, `torchscript` or `program`.
         directory: An existing directory, discarded by the caller if this raises.
         reduce_range: Whether int8 weights use 7 bits, for CPUs whose int8 products saturate.
@@ -54,10 +57,13 @@ def write_export(
     path = directory / MODEL_FILES[kind]
     _write(encoder, deployed, kind, path, reduce_range=reduce_range)
     copy_carried_files(encoder.directory, directory)
+    if isinstance(encoder.preprocessor, TextPreprocessor):
+        _limit_tokenizer(directory, encoder.preprocessor)
     details: dict[str, Any] = {
         "labels": list(encoder.labels),
         "input_names": list(deployed.input_names),
         "preprocessing": _preprocessing(encoder),
+        "transforms": asdict(AppliedTransforms.between(encoder.anatomy, deployed)),
     }
     parity = _parity(encoder, kind, directory, list(deployed.input_names), examples)
     details["parity"] = parity.to_json()
@@ -99,12 +105,24 @@ def _parity(
     return check_parity(encoder, open_model_file(kind, directory, input_names), limits, examples)
 
 
+def _limit_tokenizer(directory: Path, preprocessor: TextPreprocessor) -> None:
+    """Let the exported tokenizer give the file's inputs only, so that its output fits as it is."""
+    if set(preprocessor.tokenizer.model_input_names) <= set(preprocessor.input_names):
+        return
+    path = directory / _TOKENIZER_CONFIG
+    document = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    document["model_input_names"] = list(preprocessor.input_names)
+    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
 def _preprocessing(encoder: Encoder) -> dict[str, Any]:
-    """Return what `open_preprocessor` needs to know about the model."""
-    embedding = encoder.anatomy.embedding
+    """Return what `open_preprocessor` needs to know about the file."""
+    embedding, preprocessor = encoder.anatomy.embedding, encoder.preprocessor
     tokens = embedding.tokens
+    text = preprocessor if isinstance(preprocessor, TextPreprocessor) else None
     return {
         "max_positions": embedding.max_tokens,
         "vocab_size": tokens.num_embeddings if isinstance(tokens, nn.Embedding) else 0,
-        "token_types": embedding.token_types is not None,
+        "token_types": text is not None and TOKEN_TYPES in text.input_names,
+        "pairs": text is None or text.pairs,
     }

@@ -16,10 +16,12 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tcompress.anatomy import Activation
 from tcompress.errors import ExportError
 from tcompress.plan import Precision
+from tcompress.preprocessing import TOKEN_TYPES
 from tcompress.transformer import Pooling
 
 from .deployment import DeployedEmbedding, DeployedEncoder, DeployedHead, DeployedLayer
@@ -160,7 +162,7 @@ def write_onnx(
         ExportError: If the file does not hold the operators that the plan asks for.
     """
     writer = GraphWriter(reduce_range=reduce_range)
-    x = _embedding(writer, deployed.embedding, deployed.main_input, deployed.input_names)
+    x = _embedding(writer, deployed.embedding, deployed.main_input)
     mask = writer.node("Cast", "attention_mask", to=TensorProto.INT32)
     for index, layer in enumerate(deployed.layers):
         writer.scope = f"layer.{index}."
@@ -204,9 +206,7 @@ def _check_operators(deployed: DeployedEncoder, nodes: Sequence[onnx.NodeProto])
             raise ExportError(msg)
 
 
-def _embedding(
-    writer: GraphWriter, module: DeployedEmbedding, main: str, names: Sequence[str]
-) -> str:
+def _embedding(writer: GraphWriter, module: DeployedEmbedding, main: str) -> str:
     writer.scope = "embedding."
     if isinstance(module.tokens, nn.Embedding):
         x = writer.node("Gather", writer.weight("tokens", module.tokens.weight), main)
@@ -215,7 +215,7 @@ def _embedding(
     if module.positions is not None:
         x = writer.node("Add", x, _positions(writer, module, main))
     if module.token_types is not None:
-        x = writer.node("Add", x, _token_types(writer, module.token_types, names))
+        x = writer.node("Add", x, _token_types(writer, module.token_types))
     if module.norm is not None:
         x = writer.layer_norm(x, "norm", module.norm)
     if module.projection is not None:
@@ -245,41 +245,42 @@ def _range(writer: GraphWriter, start: int, stop: int) -> tuple[str, str]:
     )
 
 
-def _token_types(writer: GraphWriter, table: nn.Embedding, names: Sequence[str]) -> str:
-    if "token_type_ids" in names:
-        return writer.node("Gather", writer.weight("token_types", table.weight), "token_type_ids")
-    return writer.weight("token_type_0", table.weight[0])
+def _token_types(writer: GraphWriter, table: nn.Embedding) -> str:
+    return writer.node("Gather", writer.weight("token_types", table.weight), TOKEN_TYPES)
 
 
 def _layer(writer: GraphWriter, layer: DeployedLayer, x: str, mask: str) -> str:
+    stream = _read_tokens(writer, layer, x)
     if layer.norm_first:
         normed = writer.layer_norm(x, "attention_norm", layer.attention_norm)
-        stream = _first_token(writer, x) if layer.first_only else x
-        attended = _attention(writer, layer, normed, mask)
+        source = _read_tokens(writer, layer, normed)
+        attended = _attention(writer, layer, normed, source, mask)
         normed, stream = writer.added(attended, stream, "ffn_norm", layer.ffn_norm)
         return writer.node("Add", stream, _feed_forward(writer, layer, normed))
-    stream = _first_token(writer, x) if layer.first_only else x
-    attended = _attention(writer, layer, x, mask)
+    attended = _attention(writer, layer, x, stream, mask)
     x, _ = writer.added(stream, attended, "attention_norm", layer.attention_norm)
     fed = _feed_forward(writer, layer, x)
     return writer.added(x, fed, "ffn_norm", layer.ffn_norm)[0]
 
 
-def _first_token(writer: GraphWriter, x: str) -> str:
+def _read_tokens(writer: GraphWriter, layer: DeployedLayer, x: str) -> str:
+    """The tokens whose output is read: all, or the first."""
+    if not layer.first_only:
+        return x
     axis = writer.weight("token_axis", np.array([1]))
     return writer.node("Slice", x, *_range(writer, 0, 1), axis)
 
 
-def _attention(writer: GraphWriter, layer: DeployedLayer, x: str, mask: str) -> str:
+def _attention(writer: GraphWriter, layer: DeployedLayer, x: str, source: str, mask: str) -> str:
+    """Attend from the tokens in `source` to those in `x`."""
     if layer.num_heads == 0:
-        return _expanded_bias(writer, "output.bias", layer.output, x, layer)
+        return _constant(writer, "output.bias", layer.output)
     int8 = layer.attention_precision is Precision.INT8
     query, key, value = (
         cast("nn.Linear", linear) for linear in (layer.query, layer.key, layer.value)
     )
     if layer.first_only:
-        first = _first_token(writer, x)
-        q = writer.linear(first, "query", query.weight, query.bias, int8=int8)
+        q = writer.linear(source, "query", query.weight, query.bias, int8=int8)
         k = writer.linear(x, "key", key.weight, key.bias, int8=int8)
         v = writer.linear(x, "value", value.weight, value.bias, int8=int8)
     else:
@@ -293,31 +294,37 @@ def _attention(writer: GraphWriter, layer: DeployedLayer, x: str, mask: str) -> 
 def _merged_projections(
     writer: GraphWriter, linears: Sequence[nn.Linear], x: str, *, int8: bool
 ) -> tuple[str, str, str]:
-    """Multiply by query, key and value matrices at once: one pass over the input."""
+    """Multiply by query, key and value matrices at once: one pass over the input.
+
+    Only queries have a bias. The int8 product adds it as it rescales, zeros for the others
+    included; in fp32 an addition is a pass of its own, over the queries only.
+    """
+    query, key, value = linears
     weight = torch.cat([linear.weight.detach() for linear in linears])
-    biases = [linear.bias.detach() for linear in linears if linear.bias is not None]
-    bias = torch.cat(biases) if biases else None
-    merged = writer.linear(x, "qkv", weight, bias, int8=int8)
-    split = writer.node("Split", merged, outputs=3, axis=-1)
-    return split, f"{split}:1", f"{split}:2"
+    bias = None if query.bias is None else query.bias.detach()
+    if int8 and bias is not None:
+        bias = functional.pad(bias, (0, key.out_features + value.out_features))
+    merged = writer.linear(x, "qkv", weight, bias if int8 else None, int8=int8)
+    q = writer.node("Split", merged, outputs=3, axis=-1)
+    k, v = f"{q}:1", f"{q}:2"
+    if bias is not None and not int8:
+        q = writer.node("Add", q, writer.weight("query.bias", bias))
+    return q, k, v
 
 
 def _feed_forward(writer: GraphWriter, layer: DeployedLayer, x: str) -> str:
     if layer.num_neurons == 0:
-        return _expanded_bias(writer, "ffn_out.bias", layer.ffn_out, x, layer)
+        return _constant(writer, "ffn_out.bias", layer.ffn_out)
     int8 = layer.ffn_precision is Precision.INT8
     hidden = writer.linear(x, "ffn_in", layer.ffn_in.weight, layer.ffn_in.bias, int8=int8)
     hidden = _activation(writer, layer.activation, hidden)
     return writer.linear(hidden, "ffn_out", layer.ffn_out.weight, layer.ffn_out.bias, int8=int8)
 
 
-def _expanded_bias(
-    writer: GraphWriter, name: str, linear: nn.Linear, x: str, layer: DeployedLayer
-) -> str:
-    """What remains of a dropped sublayer, in the shape of the stream: its output bias."""
+def _constant(writer: GraphWriter, name: str, linear: nn.Linear) -> str:
+    """What remains of a dropped sublayer: its output bias, the same for every token."""
     bias = np.zeros(linear.out_features, np.float32) if linear.bias is None else linear.bias
-    like = _first_token(writer, x) if layer.first_only and "output" in name else x
-    return writer.node("Expand", writer.weight(name, bias), writer.node("Shape", like))
+    return writer.weight(name, bias)
 
 
 def _activation(writer: GraphWriter, activation: Activation, x: str) -> str:

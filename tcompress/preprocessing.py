@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from .data import Examples
-from .errors import DataError, ModelError
+from .errors import DataError, ModelError, RequestError
 from .transformer import ARCHITECTURE_FILE, TransformerSpec
 
 Array = npt.NDArray[Any]
 Batch = dict[str, Array]
 """Model inputs by name, each `(batch, tokens, ...)`."""
 
+TOKEN_TYPES = "token_type_ids"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -98,12 +99,14 @@ class TextPreprocessor:
         input_names: Names of the model's inputs, in the tokenizer's order.
         max_tokens: Longest input in tokens.
         vocab_size: Rows of the model's token table.
+        pairs: Whether text pairs can be read; not by a file whose token types were folded away.
     """
 
     tokenizer: Any
     input_names: tuple[str, ...]
     max_tokens: int
     vocab_size: int
+    pairs: bool = True
 
     @property
     def padding_id(self) -> int | None:
@@ -119,10 +122,17 @@ class TextPreprocessor:
 
         Raises:
             DataError: If the examples are tensors, or ids exceed the model's token table.
+            RequestError: If they are text pairs and those cannot be read.
         """
         if examples.texts is None:
             msg = f"{examples.origin}: this model reads texts, the file holds tensors"
             raise DataError(msg)
+        if examples.text_pairs is not None and not self.pairs:
+            msg = (
+                f"{examples.origin}: text pairs need token types, and those are folded away; "
+                "export with --keep-token-types"
+            )
+            raise RequestError(msg)
         pairs = None if examples.text_pairs is None else list(examples.text_pairs)
         features = self.tokenizer(
             list(examples.texts),
@@ -179,7 +189,7 @@ class TextPreprocessor:
     def _padding_value(self, name: str) -> int:
         if name == "input_ids":
             return self.padding_id or 0
-        return int(self.tokenizer.pad_token_type_id) if name == "token_type_ids" else 0
+        return int(self.tokenizer.pad_token_type_id) if name == TOKEN_TYPES else 0
 
     def _count_truncated(self, examples: Examples, at_limit: npt.NDArray[np.int64]) -> int:
         if len(at_limit) == 0:
@@ -284,7 +294,12 @@ class TensorPreprocessor:
 
 
 def open_preprocessor(
-    directory: Path, *, max_positions: int | None, vocab_size: int, token_types: bool
+    directory: Path,
+    *,
+    max_positions: int | None,
+    vocab_size: int,
+    token_types: bool,
+    pairs: bool = True,
 ) -> Preprocessor:
     """Open the preprocessing of a model directory.
 
@@ -293,6 +308,7 @@ def open_preprocessor(
         max_positions: Longest input that the model's position table allows, or None.
         vocab_size: Rows of the model's token table.
         token_types: Whether the model takes `token_type_ids`.
+        pairs: Whether it can read text pairs.
 
     Raises:
         ModelError: If the directory has neither, or the tokenizer cannot be opened.
@@ -313,9 +329,9 @@ def open_preprocessor(
     if spec_path.is_file():
         limits.append(TransformerSpec.read(spec_path).max_positions)
     available = tuple(tokenizer.model_input_names)
-    wanted = ("input_ids", "token_type_ids", "attention_mask")
-    names = tuple(n for n in wanted if n in available and (token_types or n != "token_type_ids"))
-    return TextPreprocessor(tokenizer, names, int(min(limits)), vocab_size)
+    wanted = ("input_ids", TOKEN_TYPES, "attention_mask")
+    names = tuple(n for n in wanted if n in available and (token_types or n != TOKEN_TYPES))
+    return TextPreprocessor(tokenizer, names, int(min(limits)), vocab_size, pairs)
 
 
 def _open_tokenizer(directory: Path) -> Any:
