@@ -1,6 +1,7 @@
 """The examples that scoring looks at, and the scores that a workspace already has."""
 
 import json
+from collections.abc import Sequence
 
 from tcompress.console import Console
 from tcompress.encoder import Encoder, label_indices
@@ -8,7 +9,9 @@ from tcompress.errors import ArtifactError
 from tcompress.stages import DataSource, StageRun, encode_with_warning
 from tcompress.workspace import reference_to
 
-from .scoring import Criterion, HeadScores, score_units
+from .criteria import Criterion, Settings
+from .scores import HeadScores
+from .scoring import Ranking, rank_units
 
 BATCH_SIZE = 32
 
@@ -33,6 +36,7 @@ def known_scores(run: StageRun, criterion: str, max_examples: int) -> HeadScores
     if scores.criterion.needs_data:
         calibration["digest"] = run.data.training_examples().sample(max_examples, run.seed).digest
     same = scores.calibration.get("digest") == calibration.get("digest")
+    same &= scores.calibration.get("seed", run.seed) == run.seed
     if not same or scores.criterion != criterion or model != reference_to(run.directory).digest:
         return None
     run.console.say(f"prune: by the scores in {workspace.scores_file}")
@@ -57,15 +61,37 @@ def score_on_examples(
         seed: Seed of their draw.
         console: Where to show progress.
     """
-    kind = Criterion(criterion)
-    if not kind.needs_data:
-        return score_units(encoder, kind)
+    return rank_on_examples(encoder, [criterion], max_examples, source, seed, console)[0].scores
+
+
+def rank_on_examples(
+    encoder: Encoder,
+    criteria: Sequence[str],
+    max_examples: int,
+    source: DataSource,
+    seed: int,
+    console: Console,
+) -> list[Ranking]:
+    """Score an encoder by several criteria on the same calibration examples, in one pass.
+
+    Args:
+        encoder: The encoder.
+        criteria: How to measure; the others are compared with the first.
+        max_examples: How many examples at most.
+        source: Where they come from.
+        seed: Seed of their draw.
+        console: Where to show progress.
+    """
+    kinds = [Criterion(criterion) for criterion in criteria]
+    settings = Settings(seed=seed)
+    if not any(kind.needs_data for kind in kinds):
+        return rank_units(encoder, kinds, settings=settings)
     examples = source.training_examples().sample(max_examples, seed)
     encoded = encode_with_warning(encoder.preprocessor, examples, console)
     labels = None if examples.labels is None else label_indices(encoder.labels, examples)
     batches = console.track(
         encoded.batches(BATCH_SIZE),
-        f"scoring by {criterion}",
+        f"scoring by {', '.join(criteria)}",
         -(-len(examples) // BATCH_SIZE),
     )
     labelled = ((batch, None if labels is None else labels[rows]) for rows, batch in batches)
@@ -73,5 +99,6 @@ def score_on_examples(
         "examples": len(examples),
         "digest": examples.digest,
         "labels": "the model's own predictions" if labels is None else "data",
+        "seed": seed,
     }
-    return score_units(encoder, kind, labelled, calibration)
+    return rank_units(encoder, kinds, labelled, calibration, settings)

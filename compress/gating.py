@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from tcompress.anatomy import Anatomy
+from tcompress.anatomy import Anatomy, LayerAnatomy
 from tcompress.encoder import Encoder
 from tcompress.plan import CompressionPlan
 
@@ -24,6 +24,56 @@ class Gates:
 
     heads: tuple[Tensor, ...]
     neurons: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Units:
+    """The order of units in a vector: all heads, layer by layer, then all neurons.
+
+    Attributes:
+        heads: Heads per layer.
+        neurons: FFN neurons per layer.
+    """
+
+    heads: tuple[int, ...]
+    neurons: tuple[int, ...]
+
+    @classmethod
+    def of(cls, anatomy: Anatomy) -> Self:
+        """Return the units that an encoder has left.
+
+        Args:
+            anatomy: The encoder's pieces.
+        """
+        return cls(anatomy.head_counts, anatomy.neuron_counts)
+
+    def split(self, values: Tensor) -> Gates:
+        """Cut a vector into layers.
+
+        Args:
+            values: `(units,)`, or `(heads,)` where only heads have values.
+
+        Returns:
+            `(heads,)` per layer, and `(neurons,)` per layer or nothing.
+        """
+        if len(values) == sum(self.heads):
+            return Gates(values.split(self.heads), ())
+        layers = values.split((*self.heads, *self.neurons))
+        return Gates(layers[: len(self.heads)], layers[len(self.heads) :])
+
+    def name(self, position: int) -> str:
+        """Name a unit for people.
+
+        Args:
+            position: Place in the vector.
+        """
+        for kind, widths in (("head", self.heads), ("neuron", self.neurons)):
+            for layer, width in enumerate(widths):
+                if position < width:
+                    return f"layer {layer} {kind} {position}"
+                position -= width
+        msg = f"there is no unit {position} places behind the last one"
+        raise IndexError(msg)
 
 
 @contextmanager
@@ -48,6 +98,27 @@ def gated(anatomy: Anatomy, gates: Gates) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def head_closed(layer: LayerAnatomy, head: int) -> Iterator[None]:
+    """Silence one head while the block runs.
+
+    Args:
+        layer: The head's layer.
+        head: Its position among the heads left.
+
+    Yields:
+        Nothing.
+    """
+    gates = torch.ones(1, layer.num_heads, device=layer.output.weight.device)
+    gates[0, head] = 0
+    hook = _multiply(gates.repeat_interleave(layer.head_size, dim=-1), batch_dim=0)
+    handle = layer.output.register_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def open_gates(anatomy: Anatomy, examples: int, device: torch.device) -> Gates:

@@ -1,5 +1,6 @@
 """`tcompress score`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,30 @@ from tcompress.options import (
 if TYPE_CHECKING:
     from tcompress.console import Console
 
-    from .scoring import HeadScores
+    from .scores import HeadScores
+    from .scoring import Ranking
 
-CRITERIA = ("gate-gradient", "magnitude")
+CRITERIA = (
+    "curvature",
+    "gate-gradient",
+    "fisher",
+    "activation",
+    "magnitude",
+    "entropy",
+    "confidence",
+    "hies",
+    "leave-one-out",
+    "random",
+)
+# one forward pass per head, where all others share one
+_SLOW = "leave-one-out"
+
+_MAX_EXAMPLES = click.option(
+    "--max-examples",
+    type=click.IntRange(min=1),
+    default=512,
+    help="Calibration examples, drawn from the training split.",
+)
 
 
 def calibration_options(function: Any) -> Any:
@@ -29,26 +51,26 @@ def calibration_options(function: Any) -> Any:
     Args:
         function: The command's callback.
     """
-    for option in (
-        click.option(
-            "--max-examples",
-            type=click.IntRange(min=1),
-            default=512,
-            help="Calibration examples, drawn from the training split.",
-        ),
-        click.option(
-            "--criterion",
-            type=click.Choice(CRITERIA),
-            default="gate-gradient",
-            help="How importance is measured.",
-        ),
-    ):
-        function = option(function)
-    return function
+    criterion = click.option(
+        "--criterion",
+        type=click.Choice(CRITERIA),
+        default="curvature",
+        help="How importance is measured.",
+    )
+    return criterion(_MAX_EXAMPLES(function))
 
 
 @click.command(context_settings=CONTEXT, short_help="Score heads and neurons by importance.")
-@calibration_options
+@_MAX_EXAMPLES
+@click.option(
+    "--criterion",
+    "criteria",
+    type=click.Choice(CRITERIA),
+    multiple=True,
+    default=[name for name in CRITERIA if name != _SLOW],
+    show_default=f"curvature, compared with all but {_SLOW}",
+    help="How importance is measured; more than one are compared with the first.",
+)
 @click.option(
     "--model", type=DIRECTORY, help="Model or artifact to read; else the newest in the workspace."
 )
@@ -56,7 +78,7 @@ def calibration_options(function: Any) -> Any:
 @data_options
 @common_options
 def score(
-    criterion: str,
+    criteria: tuple[str, ...],
     max_examples: int,
     model: Path | None,
     output: Path | None,
@@ -65,12 +87,20 @@ def score(
 ) -> None:
     """Score every attention head and FFN neuron by importance.
 
-    gate-gradient looks at examples: their labels, or the model's own predictions where there
-    are none. magnitude looks at the weights alone. Higher means keep.
+    curvature predicts how far the model's answers move when units go, for heads also jointly; it
+    needs no labels. gate-gradient and fisher look at the loss: at labels, or the model's own
+    predictions where there are none. activation looks at what a unit's output varies by,
+    magnitude at the weights, entropy and confidence at how focused attention is, hies at that and
+    the gradient. leave-one-out measures what curvature predicts, in one pass per head. random is
+    what the others have to beat. Higher means keep.
+
+    Agreement is the rank correlation of head scores with the first criterion; stability that
+    between four quarters of the examples.
 
     \b
     Example:
       tcompress score
+      tcompress score --criterion curvature --criterion leave-one-out
       tcompress score --criterion magnitude --model ./my-model --output scores.json
     """
     import json
@@ -81,7 +111,7 @@ def score(
     from tcompress.stages import DataSource, input_model, optional_workspace, seed_of
     from tcompress.workspace import reference_to
 
-    from .calibration import score_on_examples
+    from .calibration import rank_on_examples
 
     console = common.console
     workspace = optional_workspace(common, needed=model is None)
@@ -89,8 +119,10 @@ def score(
     encoder = load_encoder(directory)
     seed = seed_of(common, workspace)
     source = DataSource(workspace, data)
-    scores = score_on_examples(encoder, criterion, max_examples, source, seed, console)
-    document = scores.to_json() | {
+    names = list(dict.fromkeys(criteria))
+    rankings = rank_on_examples(encoder, names, max_examples, source, seed, console)
+    document = rankings[0].scores.to_json() | {
+        "criteria": {ranking.scores.criterion.value: ranking.to_json() for ranking in rankings},
         "model": asdict(reference_to(directory)),
         "kept_heads": [list(layer.heads) for layer in encoder.plan.layers],
     }
@@ -102,7 +134,8 @@ def score(
     if console.as_json:
         console.show_json(document)
     else:
-        _show_heads(console, scores, document["kept_heads"])
+        _show_heads(console, rankings[0].scores, document["kept_heads"])
+        _show_rankings(console, rankings)
 
 
 def _show_heads(console: "Console", scores: "HeadScores", kept: list[list[int]]) -> None:
@@ -111,14 +144,33 @@ def _show_heads(console: "Console", scores: "HeadScores", kept: list[list[int]])
     top = max((score for layer in scores.heads for score in layer), default=0) or 1
     rows = []
     for index, (layer, heads) in enumerate(zip(scores.heads, kept, strict=True)):
-        cell = {h: f"{100 * s:.0f}{_shade(s / top)}" for h, s in zip(heads, layer, strict=True)}
+        cell = {
+            h: f"{100 * s / top:.0f}{_shade(s / top)}" for h, s in zip(heads, layer, strict=True)
+        }
         rows.append((index, *(cell.get(h, "-") for h in range(width))))
     calibration = scores.calibration
-    detail = f", {calibration['examples']} examples" if calibration else ""
-    console.show(
-        f"importance x 100 of heads by {scores.criterion.value}{detail}; higher means keep"
-    )
+    detail = f", {calibration['examples']} examples" if "examples" in calibration else ""
+    console.show(f"heads by {scores.criterion.value}{detail}: importance, 100 = the highest")
     console.table(("", *(f"{h} " for h in range(width))), rows, dense=True)
+
+
+def _show_rankings(console: "Console", rankings: "Sequence[Ranking]") -> None:
+    """Print how the criteria compare."""
+    rows = [
+        (
+            ranking.scores.criterion.value,
+            _correlation(ranking.agreement),
+            _correlation(ranking.stability),
+            sum(map(len, ranking.scores.heads)),
+            sum(map(len, ranking.scores.neurons)) or "-",
+        )
+        for ranking in rankings
+    ]
+    console.table(("criterion", "agreement", "stability", "heads", "neurons"), rows)
+
+
+def _correlation(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _shade(fraction: float) -> str:

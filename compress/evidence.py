@@ -1,0 +1,517 @@
+"""What calibration examples show about heads and neurons, gathered in one pass.
+
+All statistics that the criteria read come out of the same forward pass, hooks on it, and the same
+backward passes. Nothing that is kept grows with the number of examples or tokens.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tcompress.anatomy import Anatomy, LayerAnatomy
+from tcompress.encoder import Encoder, evaluating
+from tcompress.errors import CalibrationError
+from tcompress.preprocessing import Batch
+
+from .gating import Units, gated, head_closed, open_gates
+
+PARTS = 4
+"""Disjoint parts of the examples, whose evidence is kept apart to see how stable scores are."""
+MOST_EXACT_CLASSES = 10
+"""With more classes the curvature is estimated from drawn labels."""
+LabelledBatch = tuple[Batch, Tensor | None]
+"""Model inputs, and class indices `(batch,)` or None where there are no labels."""
+
+
+class Statistic(StrEnum):
+    """What a criterion can read; a mean over examples unless it says otherwise.
+
+    Vectors are in the order of `Units`: `(units,)` holds heads and neurons, `(heads,)` heads only.
+    """
+
+    WEIGHT_SIZE = "weight-size"
+    """`(units,)`: a head's ||V_h O_h||_F, a neuron's product of input and output norms; no data."""
+    OUTPUT_VARIANCE = "output-variance"
+    """`(units,)`: variance of what the unit adds to the stream, summed over channels, per token."""
+    GRADIENT_SIZE = "gradient-size"
+    """`(units,)`: |dL/dm|, L the cross-entropy and m the unit's gate."""
+    GRADIENT_SQUARE = "gradient-square"
+    """`(units,)`: (dL/dm)^2."""
+    CURVATURE = "curvature"
+    """`(units,)`: diagonal of the Gauss-Newton matrix F of the divergence in the gates."""
+    HEAD_CURVATURE = "head-curvature"
+    """`(heads, heads)`: F of all heads, cross-layer terms included."""
+    DIVERGENCE = "divergence"
+    """`(heads,)`: KL(encoder || encoder without the head)."""
+    ENTROPY = "entropy"
+    """`(heads,)`: entropy of the attention of a token over the log of the tokens, per token."""
+    CONFIDENCE = "confidence"
+    """`(heads,)`: largest attention of a token, per token."""
+
+
+_LOSS = frozenset({Statistic.GRADIENT_SIZE, Statistic.GRADIENT_SQUARE})
+_CURVED = frozenset({Statistic.CURVATURE, Statistic.HEAD_CURVATURE})
+_ATTENTION = frozenset({Statistic.ENTROPY, Statistic.CONFIDENCE})
+_PER_TOKEN = _ATTENTION | {Statistic.OUTPUT_VARIANCE}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Statistics of an encoder's units.
+
+    Attributes:
+        units: The units, in the order of the vectors.
+        statistics: What was gathered, float64 on the CPU.
+    """
+
+    units: Units
+    statistics: Mapping[Statistic, Tensor]
+
+    def __getitem__(self, statistic: Statistic) -> Tensor:
+        return self.statistics[statistic]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Which products with the Jacobian of the logits to take, and how to combine them.
+
+    A product is the gradient of <direction, logits> in the gates, one backward pass.
+
+    Attributes:
+        directions: `(passes, examples, classes)`.
+        loss: `(passes, examples)`: weights that give the gradient of the cross-entropy.
+        curvature: `(rows, passes, examples)`: weights that give rows G with F = sum G^T G.
+    """
+
+    directions: Tensor
+    loss: Tensor
+    curvature: Tensor
+
+
+def loss_probe(logits: Tensor, targets: Tensor) -> Probe:
+    """Ask for the gradient of the cross-entropy alone: one pass.
+
+    Args:
+        logits: `(examples, classes)`.
+        targets: Class indices, `(examples,)`.
+    """
+    residual = _residual(logits, targets)
+    ones = residual.new_ones(1, len(residual))
+    return Probe(residual[None], ones, residual.new_zeros(0, 1, len(residual)))
+
+
+def exact_probe(logits: Tensor, targets: Tensor) -> Probe:
+    """Ask for all logit differences to the last class: classes - 1 passes give everything.
+
+    With D_c the product of class c (D of the last class is 0) and p = softmax(logits), the
+    gradient of the cross-entropy is sum_c (p_c - y_c) D_c, and the Gauss-Newton matrix
+    J^T (diag(p) - p p^T) J = sum_c p_c (D_c - sum_k p_k D_k)^T (D_c - sum_k p_k D_k).
+
+    Args:
+        logits: `(examples, classes)`.
+        targets: Class indices, `(examples,)`.
+    """
+    p = logits.softmax(-1).T  # (classes, examples)
+    unit = torch.eye(len(p), device=p.device, dtype=p.dtype)
+    directions = (unit[:-1] - unit[-1]).unsqueeze(1).expand(-1, p.shape[1], -1)
+    rows = p.sqrt()[:, None] * (unit[:, :-1, None] - p[None, :-1])
+    return Probe(directions, _residual(logits, targets).T[:-1], rows)
+
+
+def sampled_probe(logits: Tensor, targets: Tensor, uniforms: Tensor) -> Probe:
+    """Ask for the gradient of the cross-entropy, and of log p at labels drawn from p.
+
+    The mean square of the latter is an unbiased estimate of the Gauss-Newton matrix.
+
+    Args:
+        logits: `(examples, classes)`.
+        targets: Class indices, `(examples,)`.
+        uniforms: `(examples, draws)`, uniform in [0, 1): where each draw falls in the
+            cumulated probabilities.
+    """
+    draws = uniforms.shape[1]
+    cumulated = logits.softmax(-1).cumsum(-1)
+    drawn = torch.searchsorted(cumulated, uniforms.to(cumulated)).clamp(max=logits.shape[1] - 1)
+    residuals = [_residual(logits, labels) for labels in (targets, *drawn.T)]
+    weights = torch.eye(draws + 1, device=logits.device, dtype=logits.dtype)
+    weights = weights.unsqueeze(-1).expand(-1, -1, len(logits))
+    return Probe(torch.stack(residuals), weights[0], weights[1:] * draws**-0.5)
+
+
+def _residual(logits: Tensor, targets: Tensor) -> Tensor:
+    return logits.softmax(-1) - functional.one_hot(targets, logits.shape[-1])
+
+
+def jacobian_products(
+    logits: Tensor, gates: Sequence[Tensor], directions: Iterable[Tensor]
+) -> Tensor:
+    """Differentiate <direction, logits> in the gates of every example.
+
+    Args:
+        logits: `(examples, classes)`, computed with the gates.
+        gates: `(examples, width)` each.
+        directions: `(examples, classes)` each.
+
+    Returns:
+        `(directions, examples, units)`; units are the widths side by side.
+    """
+    products = [
+        torch.cat(torch.autograd.grad(logits, gates, direction, retain_graph=True), dim=1)
+        for direction in directions
+    ]
+    return torch.stack(products)
+
+
+class Collector:
+    """Gathers statistics batch by batch, apart for each part of the examples.
+
+    Examples are dealt to the parts in turn, in the order in which they come.
+
+    Args:
+        encoder: The encoder; unchanged.
+        statistics: What to gather.
+        seed: Seed of drawn labels.
+        draws: Drawn labels per example.
+    """
+
+    def __init__(
+        self, encoder: Encoder, statistics: Iterable[Statistic], *, seed: int = 0, draws: int = 4
+    ) -> None:
+        self._encoder = encoder
+        self._anatomy = encoder.anatomy
+        self._units = Units.of(self._anatomy)
+        self._statistics = frozenset(statistics)
+        self._rng = np.random.default_rng(seed)
+        self._draws = draws
+        self._sums: dict[Statistic, Tensor] = {}
+        self._variances = [_UnitVariance(layer) for layer in self._anatomy.layers]
+        self.examples = torch.zeros(PARTS, dtype=torch.int64)
+        self._tokens = torch.zeros(PARTS, dtype=torch.int64)
+
+    def add_all(self, batches: Iterable[LabelledBatch]) -> None:
+        """Look at every batch.
+
+        Args:
+            batches: Calibration batches.
+
+        Raises:
+            CalibrationError: If there is no example, or the encoder's answers are of no use.
+        """
+        with evaluating(self._encoder.model), _frozen_parameters(self._encoder.model):
+            for batch, targets in batches:
+                self._add(batch, targets)
+        if not self.examples.any():
+            msg = "calibration needs at least one example"
+            raise CalibrationError(msg)
+
+    def evidence(self, parts: Sequence[int] = range(PARTS)) -> Evidence:
+        """Return the statistics of some parts together.
+
+        Args:
+            parts: Which; all by default. Each must have examples.
+        """
+        chosen = list(parts)
+        tokens, examples = int(self._tokens[chosen].sum()), int(self.examples[chosen].sum())
+        statistics = {
+            name: sums[chosen].sum(0) / (tokens if name in _PER_TOKEN else examples)
+            for name, sums in self._sums.items()
+        }
+        if Statistic.OUTPUT_VARIANCE in self._statistics:
+            layers = [variance.of(chosen, tokens) for variance in self._variances]
+            statistics[Statistic.OUTPUT_VARIANCE] = _in_order(layers)
+        if Statistic.WEIGHT_SIZE in self._statistics:
+            statistics[Statistic.WEIGHT_SIZE] = weight_sizes(self._anatomy)
+        return Evidence(self._units, statistics)
+
+    def _add(self, batch: Batch, targets: Tensor | None) -> None:
+        examples = len(next(iter(batch.values())))
+        real = _real_tokens(batch, self._encoder.device)
+        # member: (parts, examples), 1 where the example belongs to the part
+        turn = (int(self.examples.sum()) + torch.arange(examples)) % PARTS
+        member = functional.one_hot(turn, PARTS).T
+        with torch.set_grad_enabled(bool(self._statistics & (_LOSS | _CURVED))):
+            gates = open_gates(self._anatomy, examples, self._encoder.device)
+            with gated(self._anatomy, gates), self._observing(real, member):
+                logits = self._encoder.logits(batch)
+        self._check(logits)
+        if logits.requires_grad:
+            self._add_gradients(logits, (*gates.heads, *gates.neurons), targets, member)
+        if Statistic.DIVERGENCE in self._statistics:
+            self._sum(Statistic.DIVERGENCE, self._divergences(batch, logits), member)
+        self.examples += member.sum(1)
+        self._tokens += member @ real.sum(1).cpu()
+
+    def _check(self, logits: Tensor) -> None:
+        bad = ~torch.isfinite(logits).all(-1)
+        if bad.any():
+            msg = (
+                f"the encoder's logits are not finite for {int(bad.sum())} of {len(bad)} "
+                "calibration examples of one batch; check its weights and inputs"
+            )
+            raise CalibrationError(msg)
+        if logits.shape[-1] < 2:
+            msg = "the encoder has one class, so that no examples can tell what it needs"
+            raise CalibrationError(msg)
+
+    def _sum(self, name: Statistic, values: Tensor, member: Tensor) -> None:
+        """Add one value per example, `(examples, ...)`, to its part."""
+        if name in self._statistics:
+            sums = torch.tensordot(member.double(), values.detach().cpu().double(), dims=1)
+            self._sums[name] = self._sums[name] + sums if name in self._sums else sums
+
+    def _add_gradients(
+        self, logits: Tensor, gates: Sequence[Tensor], targets: Tensor | None, member: Tensor
+    ) -> None:
+        probe = self._probe(logits.detach(), targets)
+        # r: passes, q: rows of the curvature, b: examples, u: units
+        products = jacobian_products(logits, gates, probe.directions)
+        gradient = torch.einsum("rb,rbu->bu", probe.loss, products)
+        rows = torch.einsum("qrb,rbu->qbu", probe.curvature, products)
+        heads = rows[..., : sum(self._units.heads)]
+        self._sum(Statistic.GRADIENT_SIZE, gradient.abs(), member)
+        self._sum(Statistic.GRADIENT_SQUARE, gradient.square(), member)
+        self._sum(Statistic.CURVATURE, rows.square().sum(0), member)
+        if Statistic.HEAD_CURVATURE in self._statistics:
+            products_of_heads = torch.einsum("qbi,qbj->bij", heads, heads)
+            self._sum(Statistic.HEAD_CURVATURE, products_of_heads, member)
+
+    def _probe(self, logits: Tensor, targets: Tensor | None) -> Probe:
+        targets = logits.argmax(-1) if targets is None else targets.to(logits.device)
+        if not self._statistics & _CURVED:
+            return loss_probe(logits, targets)
+        if logits.shape[-1] <= MOST_EXACT_CLASSES:
+            return exact_probe(logits, targets)
+        uniforms = torch.from_numpy(self._rng.random((len(logits), self._draws)))
+        return sampled_probe(logits, targets, uniforms)
+
+    @torch.no_grad()
+    def _divergences(self, batch: Batch, logits: Tensor) -> Tensor:
+        """Return the divergence that every head's absence causes, `(examples, heads)`."""
+        teacher = logits.double().log_softmax(-1)
+        columns = []
+        for layer in self._anatomy.layers:
+            for head in range(layer.num_heads):
+                with head_closed(layer, head):
+                    student = self._encoder.logits(batch).double().log_softmax(-1)
+                columns.append(
+                    functional.kl_div(student, teacher, reduction="none", log_target=True).sum(-1)
+                )
+        # rounding can bring a divergence of nothing below 0
+        return torch.stack(columns, dim=1).clamp(min=0) if columns else teacher[:, :0]
+
+    @contextmanager
+    def _observing(self, real: Tensor, member: Tensor) -> Iterator[None]:
+        """Gather what the forward pass inside the block shows.
+
+        Args:
+            real: `(examples, tokens)`, True at tokens that are no padding.
+            member: `(parts, examples)`.
+
+        Yields:
+            Nothing.
+        """
+        with ExitStack() as hooks:
+            if Statistic.OUTPUT_VARIANCE in self._statistics:
+                for variance in self._variances:
+                    hooks.enter_context(variance.observing(real, member))
+            if self._statistics & _ATTENTION:
+                maps = [_AttentionMaps(layer, real) for layer in self._anatomy.layers]
+                for layer_maps in maps:
+                    hooks.enter_context(layer_maps.observing())
+            yield
+            if self._statistics & _ATTENTION:
+                self._sum(Statistic.ENTROPY, torch.cat([m.entropy for m in maps], 1), member)
+                self._sum(Statistic.CONFIDENCE, torch.cat([m.confidence for m in maps], 1), member)
+
+
+class _UnitVariance:
+    """Sums that give the variance of each unit's contribution to the stream, per token.
+
+    With z a head's output, O its block of the output projection and K = O O^T, the variance
+    tr(O^T Cov(z) O) is E[(z - r) K (z - r)^T] - (E[z] - r) K (E[z] - r)^T for any r. The mean of
+    the first batch as r keeps the difference free of cancellation. A neuron is a head of width 1.
+    """
+
+    def __init__(self, layer: LayerAnatomy) -> None:
+        self._layer = layer
+        with torch.no_grad():
+            o = layer.output.weight.unflatten(1, (layer.num_heads, layer.head_size))
+            self._heads = _Spread(torch.einsum("cha,chb->hab", o, o))
+            self._neurons = _Spread(layer.ffn_out.weight.square().sum(0)[:, None, None])
+
+    @contextmanager
+    def observing(self, real: Tensor, member: Tensor) -> Iterator[None]:
+        layer = self._layer
+
+        def see_heads(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            self._heads.add(inputs[0].detach(), real, member)
+
+        def see_neurons(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            a = inputs[0].detach()
+            self._neurons.add(a.transpose(0, 1) if layer.ffn_batch_dim else a, real, member)
+
+        with _hooked(
+            layer.output.register_forward_pre_hook(see_heads),
+            layer.ffn_out.register_forward_pre_hook(see_neurons),
+        ):
+            yield
+
+    def of(self, parts: list[int], tokens: int) -> tuple[Tensor, Tensor]:
+        return self._heads.variance(parts, tokens), self._neurons.variance(parts, tokens)
+
+
+class _Spread:
+    """Sums over tokens of z - r and of (z - r) K (z - r)^T, per part.
+
+    Args:
+        gram: K, `(groups, width, width)`.
+    """
+
+    def __init__(self, gram: Tensor) -> None:
+        self._gram = gram
+        self._origin: Tensor | None = None
+        groups, width = gram.shape[:2]
+        self._first = torch.zeros(PARTS, groups, width, dtype=torch.float64)
+        self._second = torch.zeros(PARTS, groups, dtype=torch.float64)
+
+    def add(self, z: Tensor, real: Tensor, member: Tensor) -> None:
+        # z: (examples, tokens, groups * width)
+        z = z.unflatten(-1, self._gram.shape[:2])
+        if self._origin is None:
+            self._origin = z[real].mean(0)
+        z = (z - self._origin) * real[..., None, None]
+        square = (torch.einsum("btgi,gij->btgj", z, self._gram) * z).sum((1, 3))
+        parts = member.double()
+        self._first += torch.tensordot(parts, z.sum(1).cpu().double(), dims=1)
+        self._second += parts @ square.cpu().double()
+
+    def variance(self, parts: list[int], tokens: int) -> Tensor:
+        mean = self._first[parts].sum(0) / tokens
+        of_mean = torch.einsum("gi,gij,gj->g", mean, self._gram.cpu().double(), mean)
+        return (self._second[parts].sum(0) / tokens - of_mean).clamp(min=0)
+
+
+class _AttentionMaps:
+    """What the attention maps of one layer show; fused attention does not return them.
+
+    Attributes:
+        entropy: `(examples, heads)`: sum over real tokens of their attention's entropy, divided
+            by the log of the example's tokens.
+        confidence: `(examples, heads)`: sum over real tokens of their largest attention.
+    """
+
+    def __init__(self, layer: LayerAnatomy, real: Tensor) -> None:
+        self._layer = layer
+        self._real = real
+        self._projected: dict[nn.Module, Tensor] = {}
+        self.entropy = self.confidence = torch.zeros(len(real), 0, device=real.device)
+
+    @contextmanager
+    def observing(self) -> Iterator[None]:
+        layer = self._layer
+        if layer.query is None or layer.key is None:
+            yield
+            return
+        with _hooked(
+            layer.query.register_forward_hook(self._keep),
+            layer.key.register_forward_hook(self._keep),
+            layer.output.register_forward_pre_hook(self._compute),
+        ):
+            yield
+
+    def _keep(self, module: nn.Module, _: tuple[Any, ...], output: Tensor) -> None:
+        shape = (self._layer.num_heads, self._layer.head_size)
+        self._projected[module] = output.detach().unflatten(-1, shape)
+
+    def _compute(self, *_: Any) -> None:
+        # (examples, tokens, heads, head_size)
+        q, k = (self._projected.pop(linear) for linear in self._layer.projections()[:2])
+        # one head at a time: the maps of all heads together are large
+        pairs = [
+            _map_statistics(q[:, :, head], k[:, :, head], self._real) for head in range(q.shape[2])
+        ]
+        self.entropy, self.confidence = (torch.stack(row, 1) for row in zip(*pairs, strict=True))
+
+
+def _map_statistics(q: Tensor, k: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    # q, k: (examples, tokens, head_size); attention: (examples, tokens, tokens)
+    scores = q @ k.transpose(1, 2) * q.shape[-1] ** -0.5
+    attention = scores.masked_fill(~real[:, None], float("-inf")).softmax(-1)
+    # attention among one token has no entropy, whatever it is divided by
+    bound = real.sum(1).clamp(min=2).log()
+    entropy = (torch.special.entr(attention).sum(-1) * real).sum(1) / bound
+    return entropy, (attention.amax(-1) * real).sum(1)
+
+
+def weight_sizes(anatomy: Anatomy) -> Tensor:
+    """Return how large the weights of every unit are.
+
+    Args:
+        anatomy: The encoder's pieces.
+
+    Returns:
+        `(units,)`, see `Statistic.WEIGHT_SIZE`.
+    """
+    with torch.no_grad():
+        return _in_order(
+            (
+                _head_norms(layer),
+                layer.ffn_in.weight.norm(dim=1) * layer.ffn_out.weight.norm(dim=0),
+            )
+            for layer in anatomy.layers
+        )
+
+
+def _head_norms(layer: LayerAnatomy) -> Tensor:
+    if layer.value is None:
+        return torch.zeros(0)
+    # v: (heads, head_size, hidden), o: (hidden, heads, head_size)
+    v = layer.value.weight.unflatten(0, (-1, layer.head_size))
+    o = layer.output.weight.unflatten(1, (-1, layer.head_size))
+    # ||V_h O_h||_F^2 = tr((V V^T)(O^T O)): only head_size x head_size products
+    v_gram = torch.einsum("had,hbd->hab", v, v)
+    o_gram = torch.einsum("dha,dhb->hab", o, o)
+    return (v_gram * o_gram).sum((1, 2)).clamp(min=0).sqrt()
+
+
+def _in_order(layers: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """Join heads and neurons of every layer in the order of `Units`."""
+    heads, neurons = zip(*layers, strict=True)
+    return torch.cat([part.cpu().double() for part in (*heads, *neurons)])
+
+
+def _real_tokens(batch: Batch, device: torch.device) -> Tensor:
+    """Return where tokens are no padding, `(examples, tokens)`."""
+    mask: npt.NDArray[Any] | None = batch.get("attention_mask")
+    if mask is None:
+        mask = np.ones(next(iter(batch.values())).shape[:2])
+    return torch.from_numpy(mask != 0).to(device)
+
+
+@contextmanager
+def _hooked(*handles: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _frozen_parameters(model: nn.Module) -> Iterator[None]:
+    """Keep autograd away from the parameters, whose gradients scoring does not need."""
+    states = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        model.requires_grad_(False)
+        yield
+    finally:
+        for parameter, state in states:
+            parameter.requires_grad_(state)
