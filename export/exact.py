@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tcompress.anatomy import Anatomy, EmbeddingAnatomy, LayerAnatomy
 from tcompress.encoder import Encoder
+from tcompress.errors import RequestError
 from tcompress.preprocessing import TOKEN_TYPES, TextPreprocessor
 
 
@@ -88,6 +89,9 @@ def without_token_types(encoder: Encoder) -> Encoder:
     Returns:
         The encoder whose preprocessor gives no token types and refuses text pairs; the encoder
         itself where it takes no token types anyway.
+
+    Raises:
+        RequestError: If its tokenizer gives a single text other types than 0.
     """
     preprocessor = encoder.preprocessor
     if not isinstance(preprocessor, TextPreprocessor):
@@ -95,6 +99,12 @@ def without_token_types(encoder: Encoder) -> Encoder:
     names = tuple(name for name in preprocessor.input_names if name != TOKEN_TYPES)
     if names == preprocessor.input_names:
         return encoder
+    if any(preprocessor.tokenizer("a")[TOKEN_TYPES]):
+        msg = (
+            f"{encoder.directory}: its tokenizer gives single texts token types other than 0; "
+            "export with --keep-token-types"
+        )
+        raise RequestError(msg)
     return replace(encoder, preprocessor=replace(preprocessor, input_names=names, pairs=False))
 
 

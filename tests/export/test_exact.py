@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from onnx import numpy_helper
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer
@@ -178,6 +179,14 @@ def test_without_token_types_there_is_nothing_to_fold(model_directories) -> None
         encoder = load(model_directories(kind))
         assert without_token_types(encoder) is encoder
         assert fold_token_types(encoder.anatomy.embedding) == encoder.anatomy.embedding
+
+
+def test_token_types_of_single_texts_other_than_0_are_not_folded(bert: Encoder) -> None:
+    bert.preprocessor.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    with pytest.raises(RequestError, match="token types other than 0; export with --keep"):
+        without_token_types(bert)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
