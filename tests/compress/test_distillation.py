@@ -35,6 +35,7 @@ from tcompress.encoder import Encoder, label_indices, open_encoder
 from tcompress.errors import RequestError
 from tcompress.plan import CompressionPlan
 from tcompress.preprocessing import Encoded
+from tcompress.transformer import Pooling
 from tcompress.workspace import Workspace
 
 RECIPE = FinetuneRecipe(epochs=3, learning_rate=3e-3, batch_size=16, seed=3)
@@ -127,6 +128,16 @@ def test_padding_does_not_count(any_encoder: Encoder) -> None:
     )
 
 
+def test_behind_the_last_layer_only_what_the_head_reads_counts(any_encoder: Encoder) -> None:
+    batch = random_encoded(any_encoder, 8).collate(range(8))
+    compared = compared_tokens(any_encoder.anatomy, batch)
+    mask = torch.from_numpy(batch["attention_mask"]).float()
+    assert torch.equal(compared[:-1], mask.expand(2, -1, -1))
+    if any_encoder.anatomy.head.pooling is Pooling.FIRST:
+        mask[:, 1:] = 0
+    assert torch.equal(compared[-1], mask)
+
+
 def test_without_labels_a_pruned_encoder_comes_closer_to_its_teacher(
     bert: Encoder, teacher: Teacher, splits: Splits, uneven_plan: CompressionPlan
 ) -> None:
@@ -197,6 +208,27 @@ def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(
     assert kept_epoch(whole).number > 1
     wanted = weights(expected)
     assert all(torch.equal(value, wanted[name]) for name, value in weights(encoder).items())
+
+
+def test_an_epoch_from_before_the_kill_can_be_the_best(
+    bert: Encoder, splits: Splits, tmp_path: Path
+) -> None:
+    """Where every label is the one answer not yet given, epoch 1 gives it, and none is better."""
+    answers = predict_all(bert, splits[1].encoded).argmax(-1)
+    train, validation = (
+        replace(split, labels=torch.full((len(split),), 1 - int(answers.mode().values)))
+        for split in splits
+    )
+    checkpoint = Checkpoint(tmp_path / "state", "key")
+    history = finetune_(bert, train, validation, RECIPE)
+    assert kept_epoch(history).number == 1
+    other = open_encoder(bert.directory)
+    with pytest.raises(KeyboardInterrupt, match="in epoch 2"):
+        finetune_(other, train, validation, RECIPE, killed_in_epoch_2, checkpoint=checkpoint)
+    resumed = open_encoder(bert.directory)
+    finetune_(resumed, train, validation, RECIPE, checkpoint=checkpoint)
+    wanted = weights(bert)
+    assert all(torch.equal(value, wanted[name]) for name, value in weights(resumed).items())
 
 
 @pytest.mark.parametrize("content", ["another key", "damaged", "cut off"])
