@@ -59,6 +59,7 @@ class Statistic(StrEnum):
 
 _LOSS = frozenset({Statistic.GRADIENT_SIZE, Statistic.GRADIENT_SQUARE})
 _CURVED = frozenset({Statistic.CURVATURE, Statistic.HEAD_CURVATURE})
+_FROM_LOGITS = _LOSS | _CURVED | {Statistic.DIVERGENCE}
 _ATTENTION = frozenset({Statistic.ENTROPY, Statistic.CONFIDENCE})
 _PER_TOKEN = _ATTENTION | {Statistic.OUTPUT_VARIANCE}
 
@@ -192,7 +193,8 @@ class Collector:
         self._rng = np.random.default_rng(seed)
         self._draws = draws
         self._sums: dict[Statistic, Tensor] = {}
-        self._variances = [_UnitVariance(layer) for layer in self._anatomy.layers]
+        wanted = Statistic.OUTPUT_VARIANCE in self._statistics
+        self._variances = [_UnitVariance(la) for la in self._anatomy.layers if wanted]
         self.examples = torch.zeros(PARTS, dtype=torch.int64)
         self._tokens = torch.zeros(PARTS, dtype=torch.int64)
 
@@ -224,7 +226,7 @@ class Collector:
             name: sums[chosen].sum(0) / (tokens if name in _PER_TOKEN else examples)
             for name, sums in self._sums.items()
         }
-        if Statistic.OUTPUT_VARIANCE in self._statistics:
+        if self._variances:
             layers = [variance.of(chosen, tokens) for variance in self._variances]
             statistics[Statistic.OUTPUT_VARIANCE] = _in_order(layers)
         if Statistic.WEIGHT_SIZE in self._statistics:
@@ -257,8 +259,11 @@ class Collector:
                 "calibration examples of one batch; check its weights and inputs"
             )
             raise CalibrationError(msg)
-        if logits.shape[-1] < 2:
-            msg = "the encoder has one class, so that no examples can tell what it needs"
+        if logits.shape[-1] < 2 and self._statistics & _FROM_LOGITS:
+            msg = (
+                "the encoder has one class, so that its answers cannot tell what it needs; "
+                "use --criterion activation or --criterion magnitude"
+            )
             raise CalibrationError(msg)
 
     def _sum(self, name: Statistic, values: Tensor, member: Tensor) -> None:
@@ -319,9 +324,8 @@ class Collector:
             Nothing.
         """
         with ExitStack() as hooks:
-            if Statistic.OUTPUT_VARIANCE in self._statistics:
-                for variance in self._variances:
-                    hooks.enter_context(variance.observing(real, member))
+            for variance in self._variances:
+                hooks.enter_context(variance.observing(real, member))
             if self._statistics & _ATTENTION:
                 maps = [_AttentionMaps(layer, real) for layer in self._anatomy.layers]
                 for layer_maps in maps:

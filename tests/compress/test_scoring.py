@@ -142,8 +142,9 @@ def test_calibration_without_examples_is_an_error(bert: Encoder, criterion: Crit
         score_units(bert, criterion, [])
 
 
-def test_an_encoder_with_one_class_is_refused(bert: Encoder) -> None:
+def test_an_encoder_with_one_class_is_scored_only_by_what_needs_no_answers(bert: Encoder) -> None:
     bert.model.classifier = torch.nn.Linear(32, 1)
+    assert score_units(bert, Criterion.ACTIVATION, [(_batch(bert), None)]).heads
     with pytest.raises(CalibrationError, match="has one class"):
         score_units(bert, Criterion.CURVATURE, [(_batch(bert), None)])
 
