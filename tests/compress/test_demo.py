@@ -14,6 +14,7 @@ from tcompress.console import Console
 from tcompress.encoder import open_encoder
 from tcompress.errors import DataError, MachineError, MissingExtraError
 from tcompress.export.exporting import write_export
+from tcompress.machine import CACHE_VARIABLE
 from tcompress.plan import Precision
 
 
@@ -47,7 +48,7 @@ def test_a_real_encoder_is_scored_pruned_and_exported(minilm: Path, tmp_path: Pa
 def test_the_digits_demo_is_prepared_once_and_learns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setenv(demo.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     first = demo.prepare_demo("digits", Console())
     assert "preparing" in capsys.readouterr().err
     assert demo.prepare_demo("digits", Console()) == first
