@@ -89,9 +89,10 @@ def rank_on_examples(
     examples = source.training_examples().sample(max_examples, seed)
     encoded = encode_with_warning(encoder.preprocessor, examples, console)
     labels = None if examples.labels is None else label_indices(encoder.labels, examples)
+    others = f" and {len(kinds) - 1} more" if len(kinds) > 1 else ""
     batches = console.track(
         encoded.batches(BATCH_SIZE),
-        f"scoring by {', '.join(criteria)}",
+        f"scoring by {criteria[0]}{others}",
         -(-len(examples) // BATCH_SIZE),
     )
     labelled = ((batch, None if labels is None else labels[rows]) for rows, batch in batches)
