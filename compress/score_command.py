@@ -36,6 +36,7 @@ CRITERIA = (
 )
 # one forward pass per head, where all others share one
 _SLOW = "leave-one-out"
+_NAMES = ", ".join(CRITERIA)
 
 _MAX_EXAMPLES = click.option(
     "--max-examples",
@@ -54,8 +55,9 @@ def calibration_options(function: Any) -> Any:
     criterion = click.option(
         "--criterion",
         type=click.Choice(CRITERIA),
+        metavar="NAME",
         default="curvature",
-        help="How importance is measured.",
+        help=f"How importance is measured: {_NAMES}.",
     )
     return criterion(_MAX_EXAMPLES(function))
 
@@ -66,10 +68,11 @@ def calibration_options(function: Any) -> Any:
     "--criterion",
     "criteria",
     type=click.Choice(CRITERIA),
+    metavar="NAME",
     multiple=True,
     default=[name for name in CRITERIA if name != _SLOW],
     show_default=f"curvature, compared with all but {_SLOW}",
-    help="How importance is measured; more than one are compared with the first.",
+    help=f"How importance is measured: {_NAMES}; several are compared with the first.",
 )
 @click.option(
     "--model", type=DIRECTORY, help="Model or artifact to read; else the newest in the workspace."
