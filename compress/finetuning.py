@@ -4,7 +4,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tcompress.anatomy import Anatomy
 from tcompress.encoder import Encoder
 from tcompress.errors import CalibrationError, RequestError
 from tcompress.machine import cpu_features, has_fast_bf16, threads_for
@@ -21,6 +20,7 @@ from tcompress.preprocessing import Encoded
 
 from .checkpoint import Checkpoint, State
 from .distillation import Teacher, logits_loss
+from .freezing import frozen
 from .objective import Objective
 
 _BATCHES_PER_BUCKET = 32
@@ -190,7 +190,7 @@ def finetune_(
     elif train.labels is None or validation.labels is None:
         msg = "fine-tuning without labels needs a teacher: --distill, or --teacher DIR"
         raise RequestError(msg)
-    with threads_for(encoder.parameters), _frozen(encoder, recipe.freeze_layers) as trainable:
+    with threads_for(encoder.parameters), frozen(encoder, recipe.freeze_layers) as trainable:
         training = _Training(encoder, train, validation, recipe, teacher, trainable)
         training.run(progress, checkpoint)
     return training.history
@@ -391,41 +391,6 @@ def _autocast(encoder: Encoder, precision: TrainingPrecision) -> AbstractContext
         return nullcontext()
     kind = torch.bfloat16 if precision is TrainingPrecision.BF16 else torch.float16
     return torch.autocast(encoder.device.type, dtype=kind)
-
-
-@contextmanager
-def _frozen(encoder: Encoder, freeze_layers: int) -> Iterator[list[torch.nn.Parameter]]:
-    """Switch gradients off for the embeddings and lowest layers while the block runs.
-
-    Yields:
-        The parameters that are left to train.
-    """
-    anatomy = encoder.anatomy
-    if freeze_layers > len(anatomy.layers):
-        msg = f"--freeze-layers {freeze_layers}: the encoder has {len(anatomy.layers)} layers"
-        raise RequestError(msg)
-    states = [(parameter, parameter.requires_grad) for parameter in encoder.model.parameters()]
-    try:
-        if freeze_layers:
-            _freeze_(anatomy, freeze_layers)
-        yield [parameter for parameter, _ in states if parameter.requires_grad]
-    finally:
-        for parameter, state in states:
-            parameter.requires_grad_(state)
-
-
-def _freeze_(anatomy: Anatomy, freeze_layers: int) -> None:
-    embedding = anatomy.embedding
-    modules: list[torch.nn.Module | None] = [embedding.tokens, embedding.token_types]
-    modules += [embedding.norm, embedding.projection]
-    for layer in anatomy.layers[:freeze_layers]:
-        modules += [*layer.projections(), layer.output, layer.ffn_in, layer.ffn_out]
-        modules += [layer.attention_norm, layer.ffn_norm]
-    for module in modules:
-        if module is not None:
-            module.requires_grad_(False)
-    if isinstance(embedding.positions, torch.nn.Parameter):
-        embedding.positions.requires_grad_(False)
 
 
 def _optimizer(

@@ -1,0 +1,52 @@
+"""Parameters that training leaves as they are."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from tcompress.anatomy import Anatomy
+from tcompress.encoder import Encoder
+from tcompress.errors import RequestError
+
+
+@contextmanager
+def frozen(encoder: Encoder, freeze_layers: int) -> Iterator[list[nn.Parameter]]:
+    """Switch gradients off for the embeddings and lowest layers while the block runs.
+
+    Args:
+        encoder: The encoder.
+        freeze_layers: How many layers; 0 freezes nothing, not even the embeddings.
+
+    Yields:
+        The parameters that are left to train.
+
+    Raises:
+        RequestError: If the encoder has fewer layers.
+    """
+    anatomy = encoder.anatomy
+    if freeze_layers > len(anatomy.layers):
+        msg = f"--freeze-layers {freeze_layers}: the encoder has {len(anatomy.layers)} layers"
+        raise RequestError(msg)
+    states = [(parameter, parameter.requires_grad) for parameter in encoder.model.parameters()]
+    try:
+        if freeze_layers:
+            _freeze_(anatomy, freeze_layers)
+        yield [parameter for parameter, _ in states if parameter.requires_grad]
+    finally:
+        for parameter, state in states:
+            parameter.requires_grad_(state)
+
+
+def _freeze_(anatomy: Anatomy, freeze_layers: int) -> None:
+    embedding = anatomy.embedding
+    modules: list[nn.Module | None] = [embedding.tokens, embedding.token_types]
+    modules += [embedding.norm, embedding.projection]
+    for layer in anatomy.layers[:freeze_layers]:
+        modules += [*layer.projections(), layer.output, layer.ffn_in, layer.ffn_out]
+        modules += [layer.attention_norm, layer.ffn_norm]
+    for module in modules:
+        if module is not None:
+            module.requires_grad_(False)
+    if isinstance(embedding.positions, nn.Parameter):
+        embedding.positions.requires_grad_(False)
