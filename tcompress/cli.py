@@ -140,7 +140,8 @@ Exit codes:
     epilog=_EPILOG,
 )
 @click.version_option(__version__, prog_name="tcompress")
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Make a trained transformer encoder small and fast, and know what it cost.
 
     The commands chain: each reads the newest artifact in the workspace that it can build on.
@@ -149,6 +150,24 @@ def cli() -> None:
     Start:   tcompress run --demo                     (everything, on an embedded model)
              tcompress init MODEL --data FILE         (your own)
     """
+    ctx.obj = open_meter
+
+
+def open_meter(encoder: Any, serving: Any) -> Any:
+    """Start an engine that times shapes of an encoder: the `OpenMeter` that commands get as `obj`.
+
+    It stands here because the stages that plan by it may not import the one that measures.
+
+    Args:
+        encoder: The `Encoder`.
+        serving: The `Serving`.
+
+    Returns:
+        A `LatencyMeter`, to be used in a `with` statement.
+    """
+    from tcompress.evaluate.costing import EngineMeter
+
+    return EngineMeter(encoder, serving)
 
 
 def main() -> None:
