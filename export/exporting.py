@@ -9,6 +9,7 @@ from torch import nn
 
 from tcompress.encoder import Encoder, copy_carried_files
 from tcompress.errors import ExportError
+from tcompress.plain import PlainEncoder
 from tcompress.preprocessing import TOKEN_TYPES, Batch, TextPreprocessor
 from tcompress.runtime import (
     MODEL_FILES,
@@ -18,7 +19,7 @@ from tcompress.runtime import (
     open_model_file,
 )
 
-from .deployment import AppliedTransforms, DeployedEncoder, deploy
+from .deployment import AppliedTransforms, deploy
 from .onnx_graph import expected_operators, write_onnx
 from .parity import FP32_LIMITS, INT8_LIMITS, Parity, check_parity
 from .program import write_program
@@ -74,7 +75,7 @@ def write_export(
 
 
 def _write(
-    encoder: Encoder, deployed: DeployedEncoder, kind: str, path: Path, *, reduce_range: bool
+    encoder: Encoder, deployed: PlainEncoder, kind: str, path: Path, *, reduce_range: bool
 ) -> None:
     inputs = tuple(encoder.example_tensors().values())
     if kind == ONNX_KIND:

@@ -20,11 +20,11 @@ from torch.nn import functional
 
 from tcompress.anatomy import Activation
 from tcompress.errors import ExportError
+from tcompress.plain import PlainEmbedding, PlainEncoder, PlainHead, PlainLayer
 from tcompress.plan import Precision
 from tcompress.preprocessing import TOKEN_TYPES
 from tcompress.transformer import Pooling
 
-from .deployment import DeployedEmbedding, DeployedEncoder, DeployedHead, DeployedLayer
 from .onnx_int8 import quantize_weight
 
 OPSET = 17
@@ -144,7 +144,7 @@ class GraphWriter:
 
 
 def write_onnx(
-    deployed: DeployedEncoder,
+    deployed: PlainEncoder,
     path: Path,
     *,
     metadata: dict[str, str],
@@ -166,7 +166,7 @@ def write_onnx(
     mask = writer.node("Cast", "attention_mask", to=TensorProto.INT32)
     for index, layer in enumerate(deployed.layers):
         writer.scope = f"layer.{index}."
-        x = _layer(writer, cast("DeployedLayer", layer), x, mask)
+        x = _layer(writer, cast("PlainLayer", layer), x, mask)
     writer.scope = "head."
     if deployed.final_norm is not None:
         x = writer.layer_norm(x, "norm", deployed.final_norm)
@@ -177,13 +177,13 @@ def write_onnx(
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def expected_operators(deployed: DeployedEncoder) -> Counter[str]:
+def expected_operators(deployed: PlainEncoder) -> Counter[str]:
     """Return how many operators of each kind that matters the file has to hold.
 
     Args:
         deployed: The encoder.
     """
-    layers = [cast("DeployedLayer", layer) for layer in deployed.layers]
+    layers = [cast("PlainLayer", layer) for layer in deployed.layers]
     products = 0
     for layer in layers:
         if layer.attention_precision is Precision.INT8 and layer.num_heads:
@@ -198,7 +198,7 @@ def expected_operators(deployed: DeployedEncoder) -> Counter[str]:
     )
 
 
-def _check_operators(deployed: DeployedEncoder, nodes: Sequence[onnx.NodeProto]) -> None:
+def _check_operators(deployed: PlainEncoder, nodes: Sequence[onnx.NodeProto]) -> None:
     found = Counter(node.op_type for node in nodes)
     for op, count in expected_operators(deployed).items():
         if found[op] != count:
@@ -206,7 +206,7 @@ def _check_operators(deployed: DeployedEncoder, nodes: Sequence[onnx.NodeProto])
             raise ExportError(msg)
 
 
-def _embedding(writer: GraphWriter, module: DeployedEmbedding, main: str) -> str:
+def _embedding(writer: GraphWriter, module: PlainEmbedding, main: str) -> str:
     writer.scope = "embedding."
     if isinstance(module.tokens, nn.Embedding):
         x = writer.node("Gather", writer.weight("tokens", module.tokens.weight), main)
@@ -224,7 +224,7 @@ def _embedding(writer: GraphWriter, module: DeployedEmbedding, main: str) -> str
     return x
 
 
-def _positions(writer: GraphWriter, module: DeployedEmbedding, main: str) -> str:
+def _positions(writer: GraphWriter, module: PlainEmbedding, main: str) -> str:
     table = writer.weight("positions", cast("Tensor", module.positions))
     if module.padding_id is None:
         length = writer.node("Slice", writer.node("Shape", main), *_range(writer, 1, 2))
@@ -249,7 +249,7 @@ def _token_types(writer: GraphWriter, table: nn.Embedding) -> str:
     return writer.node("Gather", writer.weight("token_types", table.weight), TOKEN_TYPES)
 
 
-def _layer(writer: GraphWriter, layer: DeployedLayer, x: str, mask: str) -> str:
+def _layer(writer: GraphWriter, layer: PlainLayer, x: str, mask: str) -> str:
     stream = _read_tokens(writer, layer, x)
     if layer.norm_first:
         normed = writer.layer_norm(x, "attention_norm", layer.attention_norm)
@@ -263,7 +263,7 @@ def _layer(writer: GraphWriter, layer: DeployedLayer, x: str, mask: str) -> str:
     return writer.added(x, fed, "ffn_norm", layer.ffn_norm)[0]
 
 
-def _read_tokens(writer: GraphWriter, layer: DeployedLayer, x: str) -> str:
+def _read_tokens(writer: GraphWriter, layer: PlainLayer, x: str) -> str:
     """The tokens whose output is read: all, or the first."""
     if not layer.first_only:
         return x
@@ -271,7 +271,7 @@ def _read_tokens(writer: GraphWriter, layer: DeployedLayer, x: str) -> str:
     return writer.node("Slice", x, *_range(writer, 0, 1), axis)
 
 
-def _attention(writer: GraphWriter, layer: DeployedLayer, x: str, source: str, mask: str) -> str:
+def _attention(writer: GraphWriter, layer: PlainLayer, x: str, source: str, mask: str) -> str:
     """Attend from the tokens in `source` to those in `x`."""
     if layer.num_heads == 0:
         return _constant(writer, "output.bias", layer.output)
@@ -312,7 +312,7 @@ def _merged_projections(
     return q, k, v
 
 
-def _feed_forward(writer: GraphWriter, layer: DeployedLayer, x: str) -> str:
+def _feed_forward(writer: GraphWriter, layer: PlainLayer, x: str) -> str:
     if layer.num_neurons == 0:
         return _constant(writer, "ffn_out.bias", layer.ffn_out)
     int8 = layer.ffn_precision is Precision.INT8
@@ -334,7 +334,7 @@ def _activation(writer: GraphWriter, activation: Activation, x: str) -> str:
     return writer.node(op, x, domain=domain)
 
 
-def _head(writer: GraphWriter, head: DeployedHead, x: str) -> None:
+def _head(writer: GraphWriter, head: PlainHead, x: str) -> None:
     pooled = _pooled(writer, head.pooling, x)
     stages = list(zip(head.linears, head.activations, strict=True))
     for index, (module, activation) in enumerate(stages):
@@ -358,7 +358,7 @@ def _pooled(writer: GraphWriter, pooling: Pooling, x: str) -> str:
 
 
 def _model(
-    writer: GraphWriter, deployed: DeployedEncoder, metadata: dict[str, str]
+    writer: GraphWriter, deployed: PlainEncoder, metadata: dict[str, str]
 ) -> onnx.ModelProto:
     inputs = []
     for name in deployed.input_names:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from tcompress.compress.precision import replace_modules_
+from tcompress.plain import PlainEncoder
 
-from .deployment import DeployedEncoder
 from .onnx_int8 import quantize_weight
 
 
@@ -51,7 +51,7 @@ class Int8Linear(nn.Module):
         return y.view(*x.shape[:-1], -1)
 
 
-def write_program(deployed: DeployedEncoder, path: Path, inputs: tuple[Tensor, ...]) -> None:
+def write_program(deployed: PlainEncoder, path: Path, inputs: tuple[Tensor, ...]) -> None:
     """Write the encoder as a `torch.export` program with dynamic batch and length.
 
     Args:

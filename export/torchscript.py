@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from tcompress.compress.precision import quantize_linears_
+from tcompress.plain import PlainEncoder
 from tcompress.runtime import ignoring_torchscript_deprecation
 
-from .deployment import DeployedEncoder
 
-
-def write_torchscript(deployed: DeployedEncoder, path: Path, inputs: tuple[Tensor, ...]) -> None:
+def write_torchscript(deployed: PlainEncoder, path: Path, inputs: tuple[Tensor, ...]) -> None:
     """Trace the encoder into a TorchScript file with dynamic batch and length.
 
     Projections that the plan runs in int8 become torch's dynamic int8 ones.

@@ -18,7 +18,7 @@ from tcompress.compress.pruning import prune_
 from tcompress.data import Examples
 from tcompress.encoder import Encoder
 from tcompress.errors import RequestError
-from tcompress.export.deployment import AppliedTransforms, DeployedEncoder, deploy
+from tcompress.export.deployment import AppliedTransforms, deploy
 from tcompress.export.exact import (
     drop_key_bias,
     fold_token_types,
@@ -28,6 +28,7 @@ from tcompress.export.exact import (
 from tcompress.export.exporting import FORMATS, write_export
 from tcompress.export.parity import parity_batches
 from tcompress.loading import load
+from tcompress.plain import PlainEncoder
 from tcompress.plan import CompressionPlan, Precision
 from tcompress.preprocessing import Batch
 
@@ -35,12 +36,12 @@ FIRST_TOKEN_MODELS = ("bert", "roberta", "electra", "distilbert", "torch-sequenc
 TOKEN_TYPE_MODELS = ("bert", "roberta", "electra")
 
 
-def inputs_of(deployed: DeployedEncoder, batch: Batch) -> tuple[Tensor, ...]:
+def inputs_of(deployed: PlainEncoder, batch: Batch) -> tuple[Tensor, ...]:
     return tuple(torch.from_numpy(batch[name]) for name in deployed.input_names)
 
 
 @torch.no_grad()
-def logits_of(deployed: DeployedEncoder, batch: Batch) -> Tensor:
+def logits_of(deployed: PlainEncoder, batch: Batch) -> Tensor:
     logits: Tensor = deployed(*inputs_of(deployed, batch))
     return logits
 

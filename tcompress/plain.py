@@ -1,0 +1,324 @@
+"""The encoder as one plain module: the same weights and logits, without any library's control flow.
+
+Exports are written from it and reconstruction walks through it, sublayer by sublayer: it holds
+nothing of the machinery around training, and traces the same under every version of transformers.
+Work whose result nobody reads is left out: a head that looks at the first token only needs the
+last layer's queries, output and FFN for that one token.
+"""
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .anatomy import Activation, Anatomy, EmbeddingAnatomy, HeadAnatomy, LayerAnatomy
+from .plan import LayerPlan, Precision
+from .preprocessing import TOKEN_TYPES
+from .transformer import Pooling
+
+_ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    Activation.RELU: functional.relu,
+    Activation.GELU: functional.gelu,
+    Activation.GELU_TANH: lambda x: functional.gelu(x, approximate="tanh"),
+    Activation.SILU: functional.silu,
+    Activation.TANH: torch.tanh,
+}
+
+
+class PlainEmbedding(nn.Module):
+    """Input side: token table or projection, positions, token types, norm, projection.
+
+    Args:
+        anatomy: The encoder's input side.
+    """
+
+    def __init__(self, anatomy: EmbeddingAnatomy) -> None:
+        super().__init__()
+        self.tokens = anatomy.tokens
+        self.token_types = anatomy.token_types
+        self.norm = anatomy.norm
+        self.projection = anatomy.projection
+        self.padding_id = anatomy.position_padding_id
+        self.max_tokens = anatomy.max_tokens
+        positions = None if anatomy.positions is None else anatomy.positions.detach()
+        self.register_buffer("positions", positions)
+
+    def forward(self, inputs: Tensor, token_types: Tensor | None) -> Tensor:
+        """Embed.
+
+        Args:
+            inputs: `(batch, tokens)` ids or `(batch, tokens, features)`.
+            token_types: `(batch, tokens)`; not read where there is no table for them.
+
+        Returns:
+            `(batch, tokens, hidden)`.
+        """
+        x = self._tokens_of(inputs)
+        if self.positions is not None:
+            x = x + self._positions_of(inputs)
+        if self.token_types is not None:
+            x = x + _look_up(cast("Tensor", token_types), self.token_types)
+        if self.norm is not None:
+            x = self.norm(x)
+        return x if self.projection is None else self.projection(x)
+
+    def _tokens_of(self, inputs: Tensor) -> Tensor:
+        if isinstance(self.tokens, nn.Embedding):
+            return _look_up(inputs, self.tokens)
+        projected: Tensor = self.tokens(inputs)
+        return projected
+
+    def _positions_of(self, inputs: Tensor) -> Tensor:
+        table = cast("Tensor", self.positions)
+        if self.padding_id is None:
+            return table[: inputs.shape[1]]
+        # RoBERTa counts positions over the tokens that are not padding
+        real = (inputs != self.padding_id).long()
+        return functional.embedding(torch.cumsum(real, 1) * real + self.padding_id, table)
+
+
+def _look_up(indices: Tensor, table: nn.Embedding) -> Tensor:
+    """Read rows of a table; without its padding index, which matters to training only."""
+    return functional.embedding(indices, table.weight)
+
+
+class PlainLayer(nn.Module):
+    """One encoder layer.
+
+    Args:
+        anatomy: The layer's pieces.
+        plan: Its precisions.
+        first_only: Whether only the first token's output is read.
+    """
+
+    def __init__(self, anatomy: LayerAnatomy, plan: LayerPlan, *, first_only: bool) -> None:
+        super().__init__()
+        self.num_heads = anatomy.num_heads
+        self.head_size = anatomy.head_size
+        self.num_neurons = anatomy.num_neurons
+        self.query, self.key, self.value = anatomy.query, anatomy.key, anatomy.value
+        self.output = anatomy.output
+        self.ffn_in, self.ffn_out = anatomy.ffn_in, anatomy.ffn_out
+        self.activation = anatomy.activation
+        self.attention_norm, self.ffn_norm = anatomy.attention_norm, anatomy.ffn_norm
+        self.norm_first = anatomy.norm_first
+        self.first_only = first_only
+        self.attention_precision, self.ffn_precision = plan.attention, plan.feed_forward
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Apply the layer.
+
+        Args:
+            x: `(batch, tokens, hidden)`.
+            bias: `(batch, 1, 1, tokens)`: 0 at real tokens, hugely negative at padding.
+
+        Returns:
+            `(batch, tokens, hidden)`, or `(batch, 1, hidden)` with `first_only`.
+        """
+        stream = self.carried(x) + self.join(self.mix(x, bias))
+        stream = stream if self.norm_first else self.attention_norm(stream)
+        stream = stream + self.gather(self.excite(stream))
+        return stream if self.norm_first else self.ffn_norm(stream)
+
+    def carried(self, x: Tensor) -> Tensor:
+        """Return the part of the stream that the layer's output is added to.
+
+        Args:
+            x: What the layer reads, `(batch, tokens, hidden)`.
+        """
+        return x[:, :1] if self.first_only else x
+
+    def mix(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Return what the output projection reads: the heads side by side.
+
+        Args:
+            x: What the layer reads, `(batch, tokens, hidden)`.
+            bias: As for `forward`.
+
+        Returns:
+            `(batch, 1 or tokens, heads * head_size)`.
+        """
+        if self.query is None or self.key is None or self.value is None or self.num_heads == 0:
+            return self.carried(x)[..., :0]
+        x = self.attention_norm(x) if self.norm_first else x
+        # q: (batch, heads, 1 or tokens, head_size); k, v: (batch, heads, tokens, head_size)
+        q = self._split(self.query(self.carried(x)))
+        k, v = self._split(self.key(x)), self._split(self.value(x))
+        mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return mixed.transpose(1, 2).flatten(2)
+
+    def join(self, features: Tensor) -> Tensor:
+        """Apply the output projection; without heads its bias is all that remains.
+
+        Args:
+            features: What `mix` returned.
+
+        Returns:
+            `(batch, 1 or tokens, hidden)`, or `(hidden,)` without heads.
+        """
+        return self.output(features) if self.num_heads else _bias(self.output)
+
+    def excite(self, x: Tensor) -> Tensor:
+        """Return what the second FFN projection reads: the neurons.
+
+        Args:
+            x: The stream behind the attention sublayer, `(batch, 1 or tokens, hidden)`.
+
+        Returns:
+            `(batch, 1 or tokens, neurons)`.
+        """
+        if self.num_neurons == 0:
+            return x[..., :0]
+        x = self.ffn_norm(x) if self.norm_first else x
+        return _ACTIVATIONS[self.activation](self.ffn_in(x))
+
+    def gather(self, features: Tensor) -> Tensor:
+        """Apply the second FFN projection; without neurons its bias is all that remains.
+
+        Args:
+            features: What `excite` returned.
+
+        Returns:
+            `(batch, 1 or tokens, hidden)`, or `(hidden,)` without neurons.
+        """
+        return self.ffn_out(features) if self.num_neurons else _bias(self.ffn_out)
+
+    def int8_linears(self) -> list[nn.Linear]:
+        """Return the projections that the plan runs in int8."""
+        linears: list[nn.Linear] = []
+        if self.attention_precision is Precision.INT8 and self.num_heads:
+            linears += [cast("nn.Linear", p) for p in (self.query, self.key, self.value)]
+            linears.append(self.output)
+        if self.ffn_precision is Precision.INT8 and self.num_neurons:
+            linears += [self.ffn_in, self.ffn_out]
+        return linears
+
+    def _split(self, x: Tensor) -> Tensor:
+        shape = (x.shape[0], x.shape[1], self.num_heads, self.head_size)
+        return x.view(shape).transpose(1, 2)
+
+
+def _bias(linear: nn.Linear) -> Tensor:
+    return linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias
+
+
+class PlainHead(nn.Module):
+    """Output side: pooling and linear stages.
+
+    Args:
+        anatomy: The encoder's output side.
+    """
+
+    def __init__(self, anatomy: HeadAnatomy) -> None:
+        super().__init__()
+        self.pooling = anatomy.pooling
+        self.linears = nn.ModuleList(linear for linear, _ in anatomy.stages)
+        self.activations = tuple(activation for _, activation in anatomy.stages)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Classify.
+
+        Args:
+            x: `(batch, tokens, hidden)`.
+            mask: `(batch, tokens)`, 1 at real tokens.
+
+        Returns:
+            Logits, `(batch, labels)`.
+        """
+        pooled = self.pool(x, mask)
+        for linear, activation in zip(self.linears, self.activations, strict=True):
+            pooled = activate(activation, linear(pooled))
+        return pooled
+
+    def pool(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Return what the first linear stage reads, `(batch, hidden)`.
+
+        Args:
+            x: `(batch, tokens, hidden)`.
+            mask: `(batch, tokens)`, 1 at real tokens.
+        """
+        if self.pooling is Pooling.FIRST:
+            return x[:, 0]
+        weights = mask.to(x.dtype).unsqueeze(-1)
+        return (x * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+
+def activate(activation: Activation | None, x: Tensor) -> Tensor:
+    """Apply a pointwise function.
+
+    Args:
+        activation: Which; None for none.
+        x: Any tensor.
+    """
+    return x if activation is None else _ACTIVATIONS[activation](x)
+
+
+class PlainEncoder(nn.Module):
+    """The whole encoder; shares its matrices with the one it was made from.
+
+    Args:
+        anatomy: The encoder's pieces.
+        layers: Its layers' plans.
+        input_names: Names of the inputs, in the order in which `forward` takes them.
+    """
+
+    def __init__(
+        self, anatomy: Anatomy, layers: tuple[LayerPlan, ...], input_names: tuple[str, ...]
+    ) -> None:
+        super().__init__()
+        self.input_names = input_names
+        self.main_input = anatomy.embedding.input_name
+        self.embedding = PlainEmbedding(anatomy.embedding)
+        last = len(anatomy.layers) - 1
+        only_first = anatomy.head.pooling is Pooling.FIRST
+        self.layers = nn.ModuleList(
+            PlainLayer(layer, plan, first_only=only_first and layer.index == last)
+            for layer, plan in zip(anatomy.layers, layers, strict=True)
+        )
+        self.final_norm = anatomy.final_norm
+        self.head = PlainHead(anatomy.head)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Classify.
+
+        Args:
+            inputs: The inputs in the order of `input_names`.
+
+        Returns:
+            Logits, `(batch, labels)`.
+        """
+        x, mask = self.embed(*inputs)
+        bias = attention_bias(mask, x.dtype)
+        for layer in self.layers:
+            x = layer(x, bias)
+        if self.final_norm is not None:
+            x = self.final_norm(x)
+        return self.head(x, mask)
+
+    def embed(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the first layer reads, `(batch, tokens, hidden)`, and the mask of tokens.
+
+        Args:
+            inputs: The inputs in the order of `input_names`.
+        """
+        named = dict(zip(self.input_names, inputs, strict=True))
+        embedded = self.embedding(named[self.main_input], named.get(TOKEN_TYPES))
+        return embedded, named["attention_mask"]
+
+    def int8_linears(self) -> list[nn.Linear]:
+        """Return the projections that the plan runs in int8."""
+        return [
+            linear for layer in self.layers for linear in cast("PlainLayer", layer).int8_linears()
+        ]
+
+
+def attention_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what is added to attention scores, `(batch, 1, 1, tokens)`.
+
+    Args:
+        mask: `(batch, tokens)`, 1 at real tokens.
+        dtype: Of the scores.
+    """
+    return ((mask == 0).to(dtype) * torch.finfo(dtype).min)[:, None, None, :]
