@@ -295,7 +295,7 @@ class PlainEncoder(nn.Module):
             x = layer(x, bias)
         if self.final_norm is not None:
             x = self.final_norm(x)
-        return self.head(x, mask)
+        return self.head(x, mask)  # type: ignore[no-any-return]
 
     def embed(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the first layer reads, `(batch, tokens, hidden)`, and the mask of tokens.
