@@ -35,6 +35,7 @@ DEFAULT_BUDGET_S = 30.0
 NEURON_STEP = 32
 """Neurons are measured in multiples of this: the kernels work in tiles."""
 _NEURON_POINTS = 7
+_MIXTURES = 4
 
 Array = npt.NDArray[np.float64]
 Shape = tuple[tuple[int, ...], tuple[int, ...]]
@@ -153,17 +154,21 @@ def _neuron_points(most: int, points: int) -> tuple[int, ...]:
 
 
 def _shapes(dense: CompressionPlan, groups: Sequence[_Group]) -> list[Shape]:
-    """What to time: all; one kind of sublayer narrower; everything narrower; nothing."""
+    """What to time: all; one kind of sublayer narrower; uneven mixtures, as planned; nothing."""
     heads, neurons = dense.head_counts, dense.neuron_counts
     shapes = [(heads, neurons)]
     for group in groups:
         shapes += [(_capped(heads, group.layers, n), neurons) for n in (0, *group.heads[:-1])]
         shapes += [(heads, _capped(neurons, group.layers, n)) for n in (0, *group.neurons[:-1])]
-    for part in (2, 4):
-        narrow = tuple(-(-count // part) for count in heads), tuple(n // part for n in neurons)
-        shapes.append(narrow)
+    rng = np.random.default_rng(0)
+    for _ in range(_MIXTURES):
+        shapes.append((_mixture(heads, 1, rng), _mixture(neurons, NEURON_STEP, rng)))
     nothing = (0,) * len(heads)
     return list(dict.fromkeys([*shapes, (nothing, nothing)]))
+
+
+def _mixture(counts: tuple[int, ...], step: int, rng: np.random.Generator) -> tuple[int, ...]:
+    return tuple(step * int(rng.integers(0, count // step + 1)) for count in counts)
 
 
 def _capped(counts: tuple[int, ...], layers: tuple[int, ...], most: int) -> tuple[int, ...]:

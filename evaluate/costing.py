@@ -23,6 +23,10 @@ from .engine_process import WorkerProcess
 from .latency import race
 
 _WANTED_HALF_WIDTH = 0.005
+# A shared machine changes its speed in steps, every few seconds: short turns, close to a
+# reference, let few of them fall between.
+_TURN_S = 0.05
+_BLOCK = 4
 _VOCABULARY = 256
 
 
@@ -98,6 +102,8 @@ class EngineMeter:
             budget_s=max(0.0, deadline - time.perf_counter()),
             seed=self._seed,
             half_width=_WANTED_HALF_WIDTH,
+            turn_s=_TURN_S,
+            block=_BLOCK,
             watch=self._watch,
         )
         first_ms = float(np.median(outcome.samples_ns[first])) / 1e6

@@ -4,6 +4,7 @@ In every round each contender has two turns: all of them in a random order, and 
 of that order (`b a c c a b`). A drift of the machine that is linear over the round thereby weighs
 the same on everyone. A round gives one ratio per candidate, the baseline's latency over the
 candidate's; the speed-up is the median of these ratios, its interval a bootstrap over the rounds.
+Where there are many candidates, a round has several blocks, each with turns of the baseline's own.
 """
 
 import time
@@ -21,7 +22,6 @@ FEWEST_ROUNDS = 6
 """Fewer rounds cannot give a 95 % interval of their median."""
 _ROUNDS_AIMED_AT = 8
 _MAX_ROUNDS = 200
-_MAX_TURN_NS = 1e8
 _MAX_CALLS = 40
 _MAX_WARMUP = 2
 
@@ -78,6 +78,8 @@ def race(
     budget_s: float,
     seed: int = 0,
     half_width: float = WANTED_HALF_WIDTH,
+    turn_s: float = 0.1,
+    block: int | None = None,
     clock: Callable[[], float] = time.perf_counter,
     watch: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> Race:
@@ -89,29 +91,40 @@ def race(
         budget_s: When to stop at the latest; one round is made in any case.
         seed: Seed of the order within the rounds, and of the bootstrap.
         half_width: How well, as a fraction of it, every speed-up is to be known.
+        turn_s: Longest turn.
+        block: Most candidates that share the baseline's turns; else all.
         clock: Tells the time in seconds.
         watch: Shows the progress over the rounds.
     """
     deadline = clock() + budget_s
-    paces = _paces(contenders, budget_s)
+    paces = _paces(contenders, budget_s, turn_s)
     rng = np.random.default_rng(seed)
     samples: dict[str, list[int]] = {name: [] for name in contenders}
     ratios: dict[str, list[float]] = {name: [] for name in contenders if name != baseline}
     for _ in watch(_rounds(ratios, deadline, clock, half_width)):
-        order = [str(name) for name in rng.permutation(list(contenders))]
-        medians: dict[str, float] = dict.fromkeys(order, 0.0)
-        for name in (*order, *reversed(order)):
-            taken = contenders[name].turn(paces[name].calls, paces[name].warmup)
-            samples[name].extend(taken)
-            medians[name] += float(np.median(taken))
-        for name, blocks in ratios.items():
-            blocks.append(medians[baseline] / medians[name])
+        for order in _blocks(list(ratios), baseline, block or len(contenders), rng):
+            medians: dict[str, float] = dict.fromkeys(order, 0.0)
+            for name in (*order, *reversed(order)):
+                taken = contenders[name].turn(paces[name].calls, paces[name].warmup)
+                samples[name].extend(taken)
+                medians[name] += float(np.median(taken))
+            for name in medians.keys() & ratios.keys():
+                ratios[name].append(medians[baseline] / medians[name])
     return Race(
         {name: tuple(taken) for name, taken in samples.items()},
         paces,
         {name: Speedup.of(blocks, seed) for name, blocks in ratios.items()},
         _settled(ratios, half_width),
     )
+
+
+def _blocks(
+    candidates: list[str], baseline: str, size: int, rng: np.random.Generator
+) -> Iterator[list[str]]:
+    """Put the candidates into blocks with the baseline, all in a random order."""
+    shuffled = [str(name) for name in rng.permutation(candidates)]
+    for start in range(0, max(1, len(shuffled)), size):
+        yield [str(name) for name in rng.permutation([baseline, *shuffled[start : start + size]])]
 
 
 def _rounds(
@@ -134,10 +147,10 @@ def _settled(ratios: Mapping[str, Sequence[float]], half_width: float) -> bool:
     return all(s.blocks >= FEWEST_ROUNDS and s.half_width <= half_width for s in speedups)
 
 
-def _paces(contenders: Mapping[str, Timed], budget_s: float) -> dict[str, Pace]:
+def _paces(contenders: Mapping[str, Timed], budget_s: float, turn_s: float) -> dict[str, Pace]:
     """Choose turns of equal duration, short enough for several rounds within the budget."""
     turns = 2 * _ROUNDS_AIMED_AT * len(contenders)
-    turn_ns = min(_MAX_TURN_NS, budget_s * 1e9 / turns)
+    turn_ns = 1e9 * min(turn_s, budget_s / turns)
     paces = {}
     for name, contender in contenders.items():
         call_ns = min(contender.turn(calls=2, warmup=1))

@@ -67,6 +67,17 @@ def test_each_round_is_a_random_order_and_then_its_reverse():
     assert len({tuple(r) for r in rounds}) > 1
 
 
+def test_each_block_has_turns_of_the_baseline_beside_those_of_its_candidates():
+    machine = Machine()
+    result = run(machine, dict.fromkeys(("base", "a", "b", "c"), 1.0), budget_s=20, block=2)
+    turns = machine.order[4:]
+    assert turns.count("base") == 2 * turns.count("a") == 2 * turns.count("c")
+    for start in range(0, len(turns), 10):
+        both, single = turns[start : start + 6], turns[start + 6 : start + 10]
+        assert (both, single) == (both[::-1], single[::-1])
+    assert len({speedup.blocks for speedup in result.speedups.values()}) == 1
+
+
 def test_budget_ends_the_race_and_the_confidence_says_how_little_is_known():
     machine = Machine()
     result = run(machine, {"base": 1000.0, "other": 900.0}, budget_s=1)
