@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .anatomy import Activation, Anatomy, EmbeddingAnatomy, HeadAnatomy, LayerAnatomy
+from .encoder import Encoder
 from .plan import LayerPlan, Precision
 from .preprocessing import TOKEN_TYPES
 from .transformer import Pooling
@@ -270,6 +271,7 @@ class PlainEncoder(nn.Module):
         super().__init__()
         self.input_names = input_names
         self.main_input = anatomy.embedding.input_name
+        self.hidden_size = anatomy.hidden_size
         self.embedding = PlainEmbedding(anatomy.embedding)
         last = len(anatomy.layers) - 1
         only_first = anatomy.head.pooling is Pooling.FIRST
@@ -322,3 +324,13 @@ def attention_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
         dtype: Of the scores.
     """
     return ((mask == 0).to(dtype) * torch.finfo(dtype).min)[:, None, None, :]
+
+
+def plain(encoder: Encoder) -> PlainEncoder:
+    """Return an encoder as a plain module, in evaluation mode.
+
+    Args:
+        encoder: The encoder; not changed, and sharing its weights.
+    """
+    names = tuple(encoder.example_tensors(1, 2))
+    return PlainEncoder(encoder.anatomy, encoder.plan.layers, names).eval()

@@ -1,0 +1,210 @@
+"""What each sublayer's output is made of, and how much the answers depend on it: one pass."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tcompress.encoder import Encoder
+from tcompress.errors import CalibrationError
+from tcompress.machine import threads_for
+from tcompress.plain import PlainEncoder, PlainLayer, attention_bias, plain
+from tcompress.preprocessing import Batch
+
+from .elimination import Regression, damped
+from .evidence import MOST_EXACT_CLASSES
+from .moments import Moments
+
+_RIDGE = 1e-3
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """One sublayer.
+
+    Attributes:
+        features: Moments of what its last projection reads, tokens weighted by how much the
+            answers depend on them.
+        metric: `(hidden, hidden)` float64: an error with covariance E per token makes the answers
+            diverge by about tr(metric E).
+        weights: The projection, `(channels, hidden)`.
+        width: Channels of one unit.
+    """
+
+    features: Moments
+    metric: Tensor
+    weights: Tensor
+    width: int
+
+    def regression(self, ridge: float = _RIDGE) -> Regression:
+        """Return the least-squares problem whose loss is the predicted divergence.
+
+        Args:
+            ridge: Added to the covariance, as a fraction of its mean variance.
+        """
+        values, vectors = torch.linalg.eigh(self.metric)
+        root = vectors * values.clamp(min=0).sqrt()
+        covariance = damped(self.features.covariance, ridge)
+        return Regression(covariance, self.weights.double() @ root, self.width)
+
+
+def measure_sensitivity(
+    encoder: Encoder, batches: Iterable[Batch], *, seed: int = 0
+) -> list[tuple[Sensitivity, Sensitivity]]:
+    """Measure every sublayer, by one forward and a few backward passes per batch. No labels.
+
+    Up to second order the divergence KL(encoder || changed encoder) of an example is
+    1/2 sum_c (u_c^T J e)^2, where e is the change of the stream behind a sublayer, J the Jacobian
+    of the logits in it, and sum_c u_c u_c^T = diag(p) - p p^T the curvature of the divergence in
+    the logits (generalized Gauss-Newton). With independent errors of the tokens and rows
+    h = u_c^T J, that is 1/2 sum_t tr(E[h h^T] E[e e^T]).
+
+    Args:
+        encoder: The encoder; not changed.
+        batches: Calibration inputs.
+        seed: Seed of the directions that are drawn where there are many classes.
+
+    Returns:
+        Attention and FFN of every layer.
+
+    Raises:
+        CalibrationError: If there is no example, or an answer is not finite.
+    """
+    module = plain(encoder)
+    gatherers = [
+        gatherer
+        for layer in encoder.anatomy.layers
+        for gatherer in (_Gatherer(layer.output, layer.head_size), _Gatherer(layer.ffn_out, 1))
+    ]
+    generator = torch.Generator().manual_seed(seed)
+    states = [parameter.requires_grad for parameter in module.parameters()]
+    examples = 0
+    try:
+        module.requires_grad_(False)
+        with threads_for(encoder.parameters), torch.enable_grad():
+            for batch in batches:
+                examples += len(next(iter(batch.values())))
+                _look(module, batch, encoder.device, gatherers, generator)
+    finally:
+        for parameter, state in zip(module.parameters(), states, strict=True):
+            parameter.requires_grad_(state)
+    if examples == 0:
+        msg = "calibration needs at least one example"
+        raise CalibrationError(msg)
+    found = [gatherer.result(examples) for gatherer in gatherers]
+    return list(zip(found[::2], found[1::2], strict=True))
+
+
+def _look(
+    module: PlainEncoder,
+    batch: Batch,
+    device: torch.device,
+    gatherers: list["_Gatherer"],
+    generator: torch.Generator,
+) -> None:
+    inputs = [torch.from_numpy(batch[name]).to(device) for name in module.input_names]
+    features, streams, logits, mask = _forward(module, inputs)
+    if not torch.isfinite(logits).all():
+        msg = "the encoder's logits are not finite on the calibration examples; check its weights"
+        raise CalibrationError(msg)
+    gradients = [
+        torch.autograd.grad(logits, streams, direction, retain_graph=True)
+        for direction in divergence_directions(logits.detach(), generator)
+    ]
+    for gatherer, x, rows in zip(gatherers, features, zip(*gradients, strict=True), strict=True):
+        real = mask[:, : x.shape[1]] != 0
+        gatherer.add(x.detach()[real], torch.stack([row[real] for row in rows]))
+
+
+def _forward(
+    module: PlainEncoder, inputs: list[Tensor]
+) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
+    """Return what every last projection reads, the streams behind, the logits and the mask."""
+    x, mask = module.embed(*inputs)
+    bias = attention_bias(mask, x.dtype)
+    features: list[Tensor] = []
+    streams: list[Tensor] = []
+
+    def behind(carried: Tensor, read: Tensor, added: Tensor) -> Tensor:
+        stream = carried + added
+        if not stream.requires_grad:
+            stream.requires_grad_(True)
+        features.append(read)
+        streams.append(stream)
+        return stream
+
+    for layer in _layers(module):
+        z = layer.mix(x, bias)
+        x = behind(layer.carried(x), z, layer.join(z))
+        x = x if layer.norm_first else layer.attention_norm(x)
+        a = layer.excite(x)
+        x = behind(x, a, layer.gather(a))
+        x = x if layer.norm_first else layer.ffn_norm(x)
+    if module.final_norm is not None:
+        x = module.final_norm(x)
+    return features, streams, module.head(x, mask), mask
+
+
+def divergence_directions(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """Return directions u with sum u u^T = diag(p) - p p^T, p = softmax(logits).
+
+    Exact with classes - 1 directions where there are few classes: the Cholesky factor of all but
+    the last row and column; every row of the matrix sums to 0. Else one direction
+    u = s e - p (s . e) with s = sqrt(p) and random signs e, which is right in expectation.
+
+    Args:
+        logits: `(examples, classes)`.
+        generator: Draws the signs.
+
+    Returns:
+        `(directions, examples, classes)`.
+    """
+    p = logits.double().softmax(-1)
+    classes = p.shape[-1]
+    if classes <= MOST_EXACT_CLASSES:
+        curvature = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
+        # a class that is certain leaves nothing to factor: far below what float32 logits resolve
+        inner = curvature[:, :-1, :-1] + 1e-12 * torch.eye(classes - 1, dtype=p.dtype)
+        factor = torch.linalg.cholesky(inner)
+        full = torch.cat([factor, -factor.sum(1, keepdim=True)], dim=1)
+        return full.permute(2, 0, 1).to(logits)
+    signs = torch.randint(0, 2, p.shape, generator=generator).to(p) * 2 - 1
+    signed = p.sqrt() * signs
+    return (signed - p * signed.sum(-1, keepdim=True))[None].to(logits)
+
+
+class _Gatherer:
+    """Sums of one sublayer.
+
+    A token counts by 1 plus its share of the dependence, the batch's mean share being 1: tokens
+    whose stream nobody reads again count for nothing.
+    """
+
+    def __init__(self, linear: nn.Linear, width: int) -> None:
+        self._linear = linear
+        self._width = width
+        self._features = Moments(linear.in_features)
+        hidden = linear.out_features
+        self._metric = torch.zeros(hidden, hidden, dtype=torch.float64)
+
+    def add(self, x: Tensor, rows: Tensor) -> None:
+        # x: (tokens, channels); rows: (directions, tokens, hidden)
+        dependence = rows.square().sum((0, 2))
+        read = dependence > 0
+        if not read.any():
+            return
+        share = dependence[read] / dependence[read].mean()
+        self._features.add(x[read], weights=1 + share)
+        flat = rows.flatten(0, 1)
+        self._metric += (flat.T @ flat).cpu()
+
+    def result(self, examples: int) -> Sensitivity:
+        weights = self._linear.weight.detach().T.cpu()
+        return Sensitivity(self._features, self._metric / (2 * examples), weights, self._width)
+
+
+def _layers(module: PlainEncoder) -> Iterator[PlainLayer]:
+    for layer in module.layers:
+        assert isinstance(layer, PlainLayer)
+        yield layer

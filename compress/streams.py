@@ -1,0 +1,225 @@
+"""The residual streams of a pruned encoder and of the one it was cut from, sublayer by sublayer."""
+
+import math
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tcompress.plain import PlainEncoder, PlainLayer, attention_bias
+from tcompress.preprocessing import Encoded
+
+from .least_squares import NormFit
+
+_STUDENT, _TEACHER, _TEACHER_AHEAD = range(3)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One sublayer of one encoder.
+
+    Attributes:
+        features: From the stream before it and the attention bias, what its last projection reads.
+        carried: The part of the stream that its output is added to.
+        join: Applies the last projection.
+        linear: The last projection.
+        norm: The norm that reads the stream behind it, or None.
+        stream: From the norm's input, the stream that the next sublayer reads.
+    """
+
+    features: Callable[[Tensor, Tensor], Tensor]
+    carried: Callable[[Tensor], Tensor]
+    join: Callable[[Tensor], Tensor]
+    linear: nn.Linear
+    norm: nn.LayerNorm | None
+    stream: Callable[[Tensor], Tensor]
+
+    def behind(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Return the stream behind the sublayer, before any norm."""
+        return self.carried(x) + self.join(self.features(x, bias))
+
+
+@dataclass(frozen=True)
+class Sublayer:
+    """A sublayer of the student beside the teacher's."""
+
+    layer: int
+    name: str
+    student: Side
+    teacher: Side
+
+
+def _attention(plain: PlainEncoder, index: int) -> Side:
+    layer = cast("PlainLayer", plain.layers[index])
+    norm = layer.ffn_norm if layer.norm_first else layer.attention_norm
+    stream = _unchanged if layer.norm_first else layer.attention_norm
+    return Side(layer.mix, layer.carried, layer.join, layer.output, norm, stream)
+
+
+def _feed_forward(plain: PlainEncoder, index: int) -> Side:
+    layer = cast("PlainLayer", plain.layers[index])
+    above = plain.layers[index + 1 : index + 2]
+    reader = cast("PlainLayer", above[0]).attention_norm if len(above) else plain.final_norm
+    norm = reader if layer.norm_first else layer.ffn_norm
+    stream = _unchanged if layer.norm_first else layer.ffn_norm
+
+    def features(x: Tensor, bias: Tensor) -> Tensor:
+        return layer.excite(x)
+
+    return Side(features, _unchanged, layer.gather, layer.ffn_out, norm, stream)
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Student and teacher.
+
+    Attributes:
+        student: The pruned encoder.
+        teacher: The encoder it was cut from.
+        device: Where both are.
+    """
+
+    student: PlainEncoder
+    teacher: PlainEncoder
+    device: torch.device
+
+    def sublayers(self, index: int) -> Iterator[Sublayer]:
+        """Yield attention and FFN of a layer.
+
+        Args:
+            index: The layer.
+
+        Yields:
+            The student's beside the teacher's.
+        """
+        for name, side in (("attention", _attention), ("feed-forward", _feed_forward)):
+            yield Sublayer(index, name, side(self.student, index), side(self.teacher, index))
+
+
+class Streams:
+    """The residual streams of student and teacher for every calibration batch, in files.
+
+    Args:
+        pair: Student and teacher.
+        encoded: Calibration inputs.
+        batch_size: Examples per batch.
+
+    Attributes:
+        equal: Whether both streams are still the same.
+    """
+
+    def __init__(self, pair: Pair, encoded: Encoded, batch_size: int) -> None:
+        self.equal = True
+        self._pair = pair
+        self._encoded = encoded
+        self._batches = [rows for rows, _ in encoded.batches(batch_size)]
+        self._enter: tuple[Callable[[Tensor], Tensor], ...] = (_unchanged, _unchanged)
+        self._shapes: dict[tuple[int, int], tuple[int, ...]] = {}
+        hidden = pair.teacher.hidden_size
+        sizes = [len(rows) * max(1, int(encoded.lengths[rows].max())) for rows in self._batches]
+        self._offsets = np.concatenate([[0], np.cumsum(sizes)]) * hidden
+
+    def __enter__(self) -> Self:
+        """Write what the first layers read."""
+        self._folder = tempfile.TemporaryDirectory(prefix="tcompress-")
+        shape = (int(self._offsets[-1]),)
+        self._files = [
+            np.memmap(Path(self._folder.name) / name, np.float32, "w+", shape=shape)
+            for name in ("student", "teacher", "teacher-ahead")
+        ]
+        for place in range(len(self._batches)):
+            inputs = self._inputs(place).values()
+            self._write(_STUDENT, place, self._pair.student.embed(*inputs)[0])
+            self._write(_TEACHER, place, self._pair.teacher.embed(*inputs)[0])
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Delete the files."""
+        del self._files
+        self._folder.cleanup()
+
+    def read(self) -> Iterator[tuple[int, tuple[Tensor, Tensor, Tensor, Tensor]]]:
+        """Yield the batches.
+
+        Yields:
+            The batch's number; what the next sublayer of student and teacher reads, `(batch,
+            tokens, hidden)`; the attention bias; where tokens are real, `(batch, tokens)`.
+        """
+        for place in range(len(self._batches)):
+            x_s, x_t = (enter(self._read(i, place)) for i, enter in enumerate(self._enter))
+            mask = self._inputs(place)["attention_mask"]
+            yield place, (x_s, x_t, attention_bias(mask, x_s.dtype), mask != 0)
+
+    def keep(self, place: int, stream: Tensor) -> None:
+        """Keep the teacher's stream behind the next sublayer, so that `advance` finds it.
+
+        Args:
+            place: Number of the batch.
+            stream: `(batch, tokens, hidden)`.
+        """
+        self._write(_TEACHER_AHEAD, place, stream)
+
+    def advance(self, student: Side, teacher: Side) -> NormFit | None:
+        """Move both streams behind a sublayer.
+
+        Args:
+            student: The student's sublayer, refitted.
+            teacher: The teacher's.
+
+        Returns:
+            Sums to fit the norm that reads the student's stream next; None where there is none.
+        """
+        norm = teacher.norm
+        fit = None if norm is None else NormFit(self._pair.teacher.hidden_size)
+        for place, (x_s, x_t, bias, real) in self.read():
+            if (_TEACHER_AHEAD, place) not in self._shapes:
+                self.keep(place, teacher.behind(x_t, bias))
+            stream = student.behind(x_s, bias)
+            self._write(_STUDENT, place, stream)
+            if fit is not None and norm is not None:
+                real = real[:, : stream.shape[1]]
+                ahead = self._read(_TEACHER_AHEAD, place)[real]
+                plain = functional.layer_norm(stream[real], norm.normalized_shape, eps=norm.eps)
+                fit.add(plain, norm(ahead))
+        self._turn_over()
+        self._enter = (student.stream, teacher.stream)
+        return fit
+
+    def _turn_over(self) -> None:
+        """Make what was kept ahead the teacher's stream."""
+        files = self._files
+        files[_TEACHER], files[_TEACHER_AHEAD] = files[_TEACHER_AHEAD], files[_TEACHER]
+        for place in range(len(self._batches)):
+            self._shapes[_TEACHER, place] = self._shapes.pop((_TEACHER_AHEAD, place))
+
+    def _inputs(self, place: int) -> dict[str, Tensor]:
+        batch = self._encoded.collate(self._batches[place])
+        names = self._pair.student.input_names
+        return {name: torch.from_numpy(batch[name]).to(self._pair.device) for name in names}
+
+    def _write(self, which: int, place: int, x: Tensor) -> None:
+        values = x.float().cpu().numpy().ravel()
+        start = self._offsets[place]
+        self._files[which][start : start + values.size] = values
+        self._shapes[which, place] = tuple(x.shape)
+
+    def _read(self, which: int, place: int) -> Tensor:
+        shape, start = self._shapes[which, place], self._offsets[place]
+        values = self._files[which][start : start + math.prod(shape)]
+        return torch.from_numpy(np.array(values)).view(shape).to(self._pair.device)
