@@ -26,6 +26,8 @@ class Criterion(StrEnum):
     HIES = "hies"
     LEAVE_ONE_OUT = "leave-one-out"
     RANDOM = "random"
+    OBS = "obs"
+    """By elimination, see `surgeon`; the one criterion that the shared pass does not measure."""
 
     @property
     def measure(self) -> "Measure":
@@ -35,7 +37,7 @@ class Criterion(StrEnum):
     @property
     def needs_data(self) -> bool:
         """Whether the criterion looks at examples."""
-        return bool(self.measure.reads - {Statistic.WEIGHT_SIZE})
+        return self is Criterion.OBS or bool(self.measure.reads - {Statistic.WEIGHT_SIZE})
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ class Measure:
 
 def neuron_criteria() -> list[str]:
     """Return the names of the criteria that score neurons too."""
-    return [criterion.value for criterion in Criterion if criterion.measure.scores_neurons]
+    scoring = [kind.value for kind, measure in _MEASURES.items() if measure.scores_neurons]
+    return [Criterion.OBS.value, *scoring]
 
 
 def curvature(evidence: Evidence, _: Settings) -> Tensor:

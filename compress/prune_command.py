@@ -15,102 +15,158 @@ from tcompress.options import (
     stage_options,
 )
 
-from .score_command import calibration_options
+from .score_command import CRITERIA
 
 if TYPE_CHECKING:
-    from tcompress.encoder import Encoder
+    from tcompress.artifact import Artifact
+    from tcompress.console import Console
+
+    from .cost import OpenMeter
+
+_PRUNE_CRITERIA = ("obs", *CRITERIA)
+_POSITIVE = click.FloatRange(0, min_open=True)
 
 
-@click.command(context_settings=CONTEXT, short_help="Remove the least important heads and neurons.")
+@click.command(context_settings=CONTEXT, short_help="Remove heads and neurons, and make up for it.")
 @click.option("--heads", type=RATIO, help="Fraction of the heads to remove.")
 @click.option("--neurons", type=RATIO, help="Fraction of the FFN neurons to remove.")
+@click.option("--macs", type=RATIO, help="Fraction of the multiply-accumulates to remove.")
+@click.option(
+    "--speedup",
+    type=click.FloatRange(1, min_open=True),
+    help="Latency before over latency after, in the engine of --engine.",
+)
+@click.option("--latency-ms", type=_POSITIVE, help="Latency to come down to, likewise.")
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Find the smallest model whose accuracy drops by no more, as a fraction.",
+)
+@click.option(
+    "--criterion",
+    type=click.Choice(_PRUNE_CRITERIA),
+    metavar="NAME",
+    default="obs",
+    help=f"How importance is measured: {', '.join(_PRUNE_CRITERIA)}.",
+)
+@click.option(
+    "--reconstruct/--no-reconstruct",
+    default=None,
+    help="Refit what is left, without labels.  [default: where there are examples]",
+)
 @click.option(
     "--scope",
     type=click.Choice(("global", "layer")),
     default="global",
-    help="Remove the least important of the whole encoder, or of every layer.",
+    help="For ratios: the least important of the whole encoder, or of every layer.",
 )
 @click.option(
-    "--drop-sublayers", is_flag=True, help="Let a sublayer lose all its heads or neurons."
+    "--drop-sublayers/--keep-sublayers",
+    default=None,
+    help="Let a sublayer lose all its heads or neurons.  [default: except for ratios]",
 )
-@calibration_options
+@click.option(
+    "--engine",
+    type=click.Choice(("onnxruntime", "pytorch", "cuda")),
+    default="onnxruntime",
+    help="Engine that --speedup and --latency-ms are about; onnxruntime runs int8.",
+)
+@click.option("--batch", type=click.IntRange(min=1), default=1, help="Examples per call there.")
+@click.option("--tokens", type=click.IntRange(min=1), default=128, help="Tokens per example there.")
+@click.option(
+    "--max-examples",
+    type=click.IntRange(min=1),
+    default=4096,
+    help="Calibration examples, drawn from the training split.",
+)
 @stage_options
 @data_options
 @common_options
+@click.pass_obj
 def prune(
-    heads: float | None,
-    neurons: float | None,
-    scope: str,
-    drop_sublayers: bool,
-    criterion: str,
-    max_examples: int,
+    open_meter: "OpenMeter",
+    /,
+    engine: str,
+    batch: int,
+    tokens: int,
     stage: StageOptions,
     data: DataOptions,
     common: Common,
+    **goal: Any,
 ) -> None:
-    """Remove the least important heads and neurons, so that the matrices get smaller.
+    """Remove heads and neurons, so that the matrices get smaller, and refit what is left.
 
-    A ratio is the fraction removed. Every sublayer keeps at least one head or neuron, unless
-    --drop-sublayers is given.
+    Ask for a fraction of the heads and neurons, of the multiply-accumulates, for a speed-up or a
+    latency in the engine that will serve, or for the smallest model within an accuracy drop.
+
+    obs removes what the rest can make up for best, weighted by how the answers depend on it; it
+    needs examples but no labels. Reconstruction then solves every sublayer's last projection
+    again by least squares towards the unpruned encoder, bottom-up.
 
     \b
     Example:
       tcompress prune --heads 0.3
-      tcompress prune --heads 0.3 --neurons 0.4 --criterion magnitude
+      tcompress prune --macs 0.6
+      tcompress prune --speedup 2.0
+      tcompress prune --max-drop 0.01
     """
+    from tcompress.machine import usable_cpus
     from tcompress.stages import StageRun
 
-    from .calibration import known_scores, score_on_examples
-    from .pruning import prune_
-    from .scoring import Criterion
-    from .selection import Scope, select_units
+    from .cost import PRECISIONS, Engine, Serving
+    from .prune_recipe import PruneRecipe
+    from .prune_stage import PruneStage
 
     run = StageRun.open("prune", common, stage, builds_on=("finetune",), unpruned=True, data=data)
-    if heads is None and neurons is None:
-        msg = "say what to remove: --heads RATIO, --neurons RATIO, or both"
-        raise click.UsageError(msg)
-    heads, neurons = heads or 0.0, neurons or 0.0
-    needs_data = Criterion(criterion).needs_data
-    recipe = {
-        "heads": heads,
-        "neurons": neurons,
-        "scope": scope,
-        "drop_sublayers": drop_sublayers,
-        "criterion": criterion,
-        "max_examples": max_examples,
-        "seed": run.seed,
-        "data": run.data.training_examples().digest if needs_data else None,
-    }
+    serving = None
+    if goal["speedup"] is not None or goal["latency_ms"] is not None:
+        precision = PRECISIONS[Engine(engine)][0]
+        serving = Serving(Engine(engine), precision, batch, tokens, usable_cpus())
+    recipe = PruneRecipe(**goal, serving=serving, seed=run.seed)
+    done = PruneStage(run, recipe, open_meter).artifact()
+    run.show(done, _summary(done))
+    if not run.console.as_json:
+        _show_widths(run.console, done)
 
-    def work(encoder: "Encoder") -> dict[str, Any]:
-        scores = known_scores(run, criterion, max_examples) or score_on_examples(
-            encoder, criterion, max_examples, run.data, run.seed, run.console
-        )
-        plan = select_units(
-            scores,
-            encoder.plan,
-            heads=heads,
-            neurons=neurons,
-            scope=Scope(scope),
-            drop_sublayers=drop_sublayers,
-        )
-        tokens = min(128, encoder.preprocessor.max_tokens)
-        macs = {"tokens": tokens, "before": encoder.anatomy.macs(tokens)}
-        prune_(encoder, plan)
-        macs["after"] = encoder.anatomy.macs(tokens)
-        return {"calibration": scores.calibration, "macs": macs}
 
-    done = run.transform(recipe, work)
-    plan, macs = done.manifest.plan, done.manifest.details["macs"]
-    line = (
+def _summary(artifact: "Artifact") -> str:
+    plan, details = artifact.manifest.plan, artifact.manifest.details
+    macs = details["macs"]
+    lines = [
         f"prune: {sum(plan.head_counts)} of {sum(plan.source_heads)} heads and "
         f"{sum(plan.neuron_counts)} of {sum(plan.source_neurons)} neurons left, "
         f"{1 - macs['after'] / macs['before']:.1%} of the MACs removed"
-    )
-    run.show(done, line)
-    if not run.console.as_json:
-        counts = zip(plan.head_counts, plan.neuron_counts, strict=True)
-        rows = [
-            (i, heads_left, neurons_left) for i, (heads_left, neurons_left) in enumerate(counts)
-        ]
-        run.console.table(("layer", "heads", "neurons"), rows)
+    ]
+    if (latency := details["latency"]) is not None:
+        serving = latency["serving"]
+        off = latency["predicted_speedup"] / latency["speedup"] - 1
+        lines.append(
+            f"speed-up in {serving['engine']} {serving['precision']} at ({serving['batch']}, "
+            f"{serving['tokens']}): asked {latency['asked']['speedup']:.2f}x, predicted "
+            f"{latency['predicted_speedup']:.2f}x ({off:+.1%}), measured "
+            f"{latency['speedup']:.2f}x ({latency['before_ms']:.2f} to "
+            f"{latency['after_ms']:.2f} ms)"
+        )
+    if (judged := details["selection"]) is not None and judged["accuracy"] is not None:
+        what = "accuracy" if judged["labels"] == "data" else "agreement"
+        lines.append(
+            f"{what} on {judged['examples']} validation examples: "
+            f"{judged['accuracy_before']:.4f} before, {_predicted(judged)}"
+            f"{judged['accuracy']:.4f} after; divergence {judged['divergence']:.3g} nats"
+        )
+    return "\n".join(lines)
+
+
+def _predicted(judged: dict[str, Any]) -> str:
+    predicted = judged["accuracy_predicted"]
+    if predicted is None:
+        return ""
+    off = 100 * (predicted - judged["accuracy"])
+    return f"predicted {predicted:.4f} ({off:+.2f} points off), "
+
+
+def _show_widths(console: "Console", artifact: "Artifact") -> None:
+    plan = artifact.manifest.plan
+    counts = zip(plan.head_counts, plan.neuron_counts, strict=True)
+    rows = [(i, heads_left, neurons_left) for i, (heads_left, neurons_left) in enumerate(counts)]
+    console.table(("layer", "heads", "neurons"), rows)

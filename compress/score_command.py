@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -44,22 +44,6 @@ _MAX_EXAMPLES = click.option(
     default=512,
     help="Calibration examples, drawn from the training split.",
 )
-
-
-def calibration_options(function: Any) -> Any:
-    """Add `--criterion` and `--max-examples`.
-
-    Args:
-        function: The command's callback.
-    """
-    criterion = click.option(
-        "--criterion",
-        type=click.Choice(CRITERIA),
-        metavar="NAME",
-        default="curvature",
-        help=f"How importance is measured: {_NAMES}.",
-    )
-    return criterion(_MAX_EXAMPLES(function))
 
 
 @click.command(context_settings=CONTEXT, short_help="Score heads and neurons by importance.")

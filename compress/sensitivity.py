@@ -49,9 +49,21 @@ class Sensitivity:
         return Regression(covariance, self.weights.double() @ root, self.width)
 
 
-def measure_sensitivity(
-    encoder: Encoder, batches: Iterable[Batch], *, seed: int = 0
-) -> list[tuple[Sensitivity, Sensitivity]]:
+@dataclass(frozen=True)
+class Survey:
+    """All sublayers of an encoder.
+
+    Attributes:
+        sublayers: Attention and FFN of every layer.
+        doubt: E[1 - sum p^2] on the examples, p the encoder's probabilities: the trace of the
+            curvature of the divergence in the logits.
+    """
+
+    sublayers: list[tuple[Sensitivity, Sensitivity]]
+    doubt: float
+
+
+def measure_sensitivity(encoder: Encoder, batches: Iterable[Batch], *, seed: int = 0) -> Survey:
     """Measure every sublayer, by one forward and a few backward passes per batch. No labels.
 
     Up to second order the divergence KL(encoder || changed encoder) of an example is
@@ -65,9 +77,6 @@ def measure_sensitivity(
         batches: Calibration inputs.
         seed: Seed of the directions that are drawn where there are many classes.
 
-    Returns:
-        Attention and FFN of every layer.
-
     Raises:
         CalibrationError: If there is no example, or an answer is not finite.
     """
@@ -79,13 +88,13 @@ def measure_sensitivity(
     ]
     generator = torch.Generator().manual_seed(seed)
     states = [parameter.requires_grad for parameter in module.parameters()]
-    examples = 0
+    examples, unsure = 0, 0.0
     try:
         module.requires_grad_(False)
         with threads_for(encoder.parameters), torch.enable_grad():
             for batch in batches:
                 examples += len(next(iter(batch.values())))
-                _look(module, batch, encoder.device, gatherers, generator)
+                unsure += _look(module, batch, encoder.device, gatherers, generator)
     finally:
         for parameter, state in zip(module.parameters(), states, strict=True):
             parameter.requires_grad_(state)
@@ -93,7 +102,16 @@ def measure_sensitivity(
         msg = "calibration needs at least one example"
         raise CalibrationError(msg)
     found = [gatherer.result(examples) for gatherer in gatherers]
-    return list(zip(found[::2], found[1::2], strict=True))
+    return Survey(list(zip(found[::2], found[1::2], strict=True)), unsure / examples)
+
+
+def doubt(logits: Tensor) -> Tensor:
+    """Return 1 - sum p^2, p = softmax(logits), `(examples,)`.
+
+    Args:
+        logits: `(examples, classes)`.
+    """
+    return 1 - logits.double().softmax(-1).square().sum(-1)
 
 
 def _look(
@@ -102,7 +120,8 @@ def _look(
     device: torch.device,
     gatherers: list["_Gatherer"],
     generator: torch.Generator,
-) -> None:
+) -> float:
+    """Add a batch to the sums; returns the sum of its examples' doubt."""
     inputs = [torch.from_numpy(batch[name]).to(device) for name in module.input_names]
     features, streams, logits, mask = _forward(module, inputs)
     if not torch.isfinite(logits).all():
@@ -115,6 +134,7 @@ def _look(
     for gatherer, x, rows in zip(gatherers, features, zip(*gradients, strict=True), strict=True):
         real = mask[:, : x.shape[1]] != 0
         gatherer.add(x.detach()[real], torch.stack([row[real] for row in rows]))
+    return float(doubt(logits.detach()).sum())
 
 
 def _forward(

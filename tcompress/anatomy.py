@@ -284,10 +284,20 @@ class Anatomy:
         """
         total = 0
         for layer in self.layers:
-            per_head = layer.head_size * (4 * tokens * self.hidden_size + 2 * tokens**2)
-            total += layer.num_heads * per_head
-            total += layer.num_neurons * 2 * tokens * self.hidden_size
+            per_head, per_neuron = self.unit_macs(layer.index, tokens)
+            total += layer.num_heads * per_head + layer.num_neurons * per_neuron
         return total
+
+    def unit_macs(self, layer: int, tokens: int) -> tuple[int, int]:
+        """Count the multiply-accumulates of one head and of one neuron; see `macs`.
+
+        Args:
+            layer: Position of the layer.
+            tokens: Length of the example.
+        """
+        head_size = self.layers[layer].head_size
+        per_head = head_size * (4 * tokens * self.hidden_size + 2 * tokens**2)
+        return per_head, 2 * tokens * self.hidden_size
 
 
 def known_families() -> list[str]:

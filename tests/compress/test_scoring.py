@@ -11,7 +11,7 @@ from tcompress.encoder import Encoder
 from tcompress.errors import ArtifactError, CalibrationError
 from tcompress.plan import CompressionPlan
 
-ALL = list(Criterion)
+ALL = [criterion for criterion in Criterion if criterion is not Criterion.OBS]
 
 
 def _batch(encoder: Encoder, size: int = 6, tokens: int = 9) -> dict[str, np.ndarray]:

@@ -1,0 +1,112 @@
+"""Pruning from artifact to artifact: finds scores and examples, and says what came of it."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from tcompress.artifact import Artifact
+from tcompress.data import Examples
+from tcompress.encoder import Encoder, label_indices
+from tcompress.errors import RequestError
+from tcompress.stages import StageRun
+
+from .calibration import BATCH_SIZE, known_scores, score_on_examples
+from .cost import OpenMeter
+from .criteria import Criterion
+from .prune_recipe import PruneRecipe
+from .pruner import Pruner, Selection
+from .scores import HeadScores
+from .surgeon import Surgeon
+
+_SURGEON_EXAMPLES = 1024
+_SCORING_EXAMPLES = 512
+_SELECTION_EXAMPLES = 4096
+
+
+@dataclass
+class PruneStage:
+    """One run of the stage `prune`.
+
+    Attributes:
+        run: What it reads and writes.
+        recipe: What to remove.
+        open_meter: Starts an engine to time shapes of the encoder.
+    """
+
+    run: StageRun
+    recipe: PruneRecipe
+    open_meter: OpenMeter
+
+    def artifact(self) -> Artifact:
+        """Prune and write the artifact, unless that is done.
+
+        Raises:
+            RequestError: If the goal needs examples and there are none.
+        """
+        data = self.run.data.training_examples().digest if self._needs_examples else None
+        return self.run.transform(self.recipe.to_json() | {"data": data}, self._work)
+
+    @cached_property
+    def _needs_examples(self) -> bool:
+        return self.recipe.criterion.needs_data or self._reconstructs
+
+    @cached_property
+    def _reconstructs(self) -> bool:
+        named = self.run.data.workspace is not None or self.run.data.options.data is not None
+        return named if self.recipe.reconstruct is None else self.recipe.reconstruct
+
+    def _work(self, encoder: Encoder) -> dict[str, Any]:
+        console = self.run.console
+        if not self._reconstructs and self.recipe.reconstruct is None:
+            console.warn("no examples to reconstruct on; name some with --data")
+        scores, surgeon = self._importance(encoder)
+        calibration = self.run.encode(encoder, self._examples) if self._reconstructs else None
+        outcome, details = Pruner(
+            encoder,
+            self.recipe,
+            scores,
+            surgeon=surgeon,
+            calibration=calibration,
+            selection=self._selection(encoder),
+            open_meter=self.open_meter,
+            progress=console.track,
+            tell=console.say,
+        ).prune()
+        encoder.model, encoder.plan = outcome.encoder.model, outcome.encoder.plan
+        return {"calibration": scores.calibration} | details
+
+    @cached_property
+    def _examples(self) -> Examples:
+        return self.run.data.training_examples().sample(self.recipe.max_examples, self.recipe.seed)
+
+    def _importance(self, encoder: Encoder) -> tuple[HeadScores, Surgeon | None]:
+        recipe, run = self.recipe, self.run
+        if recipe.criterion is not Criterion.OBS:
+            count = min(recipe.max_examples, _SCORING_EXAMPLES)
+            scores = known_scores(run, recipe.criterion, count) or score_on_examples(
+                encoder, recipe.criterion, count, run.data, recipe.seed, run.console
+            )
+            return scores, None
+        examples = self._examples.sample(_SURGEON_EXAMPLES, recipe.seed)
+        encoded = encoder.preprocessor.encode(examples)
+        batches = run.console.track(
+            (batch for _, batch in encoded.batches(BATCH_SIZE)),
+            "measuring what the answers depend on",
+            -(-len(examples) // BATCH_SIZE),
+        )
+        calibration = {"examples": len(examples), "digest": examples.digest, "labels": None}
+        surgeon = Surgeon.of(encoder, batches, calibration, run.console.track)
+        return surgeon.scores, surgeon
+
+    def _selection(self, encoder: Encoder) -> Selection | None:
+        if self.run.data.workspace is None:
+            if self.recipe.max_drop is not None:
+                msg = (
+                    "--max-drop is confirmed on a workspace's validation split; start one with "
+                    "`tcompress init MODEL --data FILE`"
+                )
+                raise RequestError(msg)
+            return None
+        examples = self.run.data.workspace_split("validation").sample(_SELECTION_EXAMPLES, 0)
+        labels = None if examples.labels is None else label_indices(encoder.labels, examples)
+        return Selection(self.run.encode(encoder, examples), labels)
