@@ -93,8 +93,7 @@ def eliminate(problem: Regression) -> Elimination:
         gone = torch.topk(price, min(batch, len(left)), largest=False).indices
         loss, inverse, weights = _without(inverse, weights, _channels(gone, problem.width))
         before = losses[-1] if losses else 0.0
-        steps = torch.arange(1, len(gone) + 1) / len(gone)
-        losses += (before + max(loss, 0.0) * steps).tolist()
+        losses += [before + max(loss, 0.0) * (i + 1) / len(gone) for i in range(len(gone))]
         order += left[gone].tolist()
         keep = torch.ones(len(left), dtype=torch.bool)
         keep[gone] = False
