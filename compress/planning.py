@@ -315,7 +315,8 @@ def _knapsack(choices: Sequence[_Choice], budget: float) -> list[int]:
     ):
         row = int(rows[left])
         widths.append(choice.widths[row])
-        left -= int(price[row])
+        # prices are rounded up: of the cheapest plan they may be more than there is
+        left = max(0, left - int(price[row]))
     return widths[::-1]
 
 

@@ -140,9 +140,7 @@ def test_predicted_divergences_are_near_the_measured_ones(bert: Encoder, encode)
         for kind in range(2):
             sublayer = survey.sublayers[index][kind]
             predicted, measured = 0.0, 0.0
-            for unit in range(
-                0, sublayer.features.covariance.shape[0] // sublayer.width, 3 * kind + 1
-            ):
+            for unit in range(0, sublayer.regression().units, 3 * kind + 1):
                 cut = replace(bert, model=copy.deepcopy(bert.model))
                 layer = cut.anatomy.layers[index]
                 linear = (layer.output, layer.ffn_out)[kind]
@@ -176,7 +174,7 @@ def test_what_cannot_be_measured_is_refused(bert: Encoder) -> None:
 def test_answers_that_do_not_depend_on_the_encoder_are_refused(bert: Encoder) -> None:
     with torch.no_grad():
         bert.model.classifier.weight.zero_()
-    with pytest.raises(CalibrationError, match="obs score of layer 0 head . is not finite"):
+    with pytest.raises(CalibrationError, match=r"obs score of layer 0 head \d is not finite"):
         Surgeon.of(bert, [batch_of(bert)], {})
 
 
