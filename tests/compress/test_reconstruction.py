@@ -37,7 +37,7 @@ def cut(encoder: Encoder, plan: CompressionPlan) -> Encoder:
 
 def reconstructed(encoder: Encoder, plan: CompressionPlan, encoded: Encoded) -> Encoder:
     student = cut(encoder, plan)
-    reconstruct_(student, encoder, encoded)
+    reconstruct_(student, encoder, encoded, batch_size=32)
     return student
 
 
@@ -97,7 +97,7 @@ def test_what_others_give_exactly_is_made_up_for(
 def test_the_answers_to_other_inputs_diverge_less(
     any_encoder: Encoder, uneven_plan: CompressionPlan, encode
 ) -> None:
-    encoded, held_out = encode(any_encoder, 250), encode(any_encoder, 100, seed=1)
+    encoded, held_out = encode(any_encoder, 400), encode(any_encoder, 100, seed=1)
     answers = predict_all(any_encoder, held_out)
     before = predict_all(cut(any_encoder, uneven_plan), held_out)
     after = predict_all(reconstructed(any_encoder, uneven_plan, encoded), held_out)
