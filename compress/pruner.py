@@ -35,6 +35,8 @@ _LATENCY_BUDGET_S = 10.0
 _DROP_PROBES = 4
 _DROP_CAUTION = 0.6
 """The expected drop may use this part of the one allowed: what comes out scatters around it."""
+_LEAST_DIVERGENCE = 1e-9
+"""What rounding makes of none."""
 
 
 @dataclass(frozen=True)
@@ -287,6 +289,7 @@ class Pruner:
         Between probes the divergence is taken for a power of the predicted loss.
         """
         bound = divergence_for(self._answers, self._truth, _DROP_CAUTION * max_drop)
+        bound = max(bound, _LEAST_DIVERGENCE)
         planner = self._macs
         plan = self._within(planner, planner.total(self._encoder.plan) / 2, self._asked)
         probes: list[tuple[float, float]] = []
@@ -294,7 +297,8 @@ class Pruner:
         for number in range(1, _DROP_PROBES + 1):
             outcome = self._cut(plan)
             assert outcome.divergence is not None
-            probes.append((planner.loss(plan), outcome.divergence))
+            probe = (planner.loss(plan), outcome.divergence)
+            probes.append((max(probe[0], _LEAST_DIVERGENCE), max(probe[1], _LEAST_DIVERGENCE)))
             removed = 1 - planner.total(plan) / planner.total(self._encoder.plan)
             fits = self._stays_inside(outcome, max_drop, bound)
             self._tell(
@@ -306,7 +310,7 @@ class Pruner:
                 best = outcome
             allowed = _loss_for(bound * (1.0 if fits else 0.9**number), probes)
             following = smallest_within_loss(planner, allowed)
-            if _same_size(following, plan, planner):
+            if following == self._encoder.plan or _same_size(following, plan, planner):
                 break
             plan = following
         if best is None:
