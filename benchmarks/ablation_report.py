@@ -1,7 +1,7 @@
 """From the rows of the ablation to its table, its plot and the raw numbers in docs/."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -87,40 +87,46 @@ def _section(header: dict[str, Any], rows: Sequence[Row]) -> str:
     made = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers"))
     caption = (
         f"**{_TITLES[part]}**: accuracy drop in points against the fraction of {_SHARES[part]}; "
-        f"mean over {len(seeds)} draws of {settings['calibration']:,} calibration examples, lowest "
-        f"and highest in brackets. Unpruned: {100 * header['accuracy']:.2f} % of "
+        f"mean over the draws ({len(seeds)}, of {settings['calibration']:,} calibration examples each), "
+        f"lowest and highest in brackets. Unpruned: {100 * header['accuracy']:.2f} % of "
         f"{settings['test']:,} test examples. Made with {made}."
     )
-    return f"{caption}\n\n{table(rows)}"
+    second = "The same encoders' divergence from the unpruned one, in thousandths of a nat:"
+    drops, divergences = (table(rows, key) for key in ("drop_points", "divergence"))
+    return f"{caption}\n\n{drops}\n\n{second}\n\n{divergences}"
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Return a Markdown table: methods down, ratios across, drops in points.
+def table(rows: Sequence[Row], key: str) -> str:
+    """Return a Markdown table: methods down, ratios across.
 
     Args:
         rows: The rows of one part.
+        key: What to show: `drop_points`, or `divergence` in thousandths.
     """
     ratios = sorted({row["ratio"] for row in rows})
     lines = [
         "| method | " + " | ".join(f"{ratio:.0%}" for ratio in ratios) + " |",
         "|---|" + "---:|" * len(ratios),
     ]
+    show = {"drop_points": "{:.1f}".format, "divergence": lambda nats: f"{1000 * nats:.0f}"}[key]
     for method in dict.fromkeys(row["method"] for row in rows):
-        cells = [_cell(_drops(rows, method, ratio)) for ratio in ratios]
+        cells = [_cell(_values(rows, method, ratio, key), show) for ratio in ratios]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _drops(rows: Iterable[Row], method: str, ratio: float) -> list[float]:
-    return [r["drop_points"] for r in rows if (r["method"], r["ratio"]) == (method, ratio)]
+def _values(
+    rows: Iterable[Row], method: str, ratio: float, key: str = "drop_points"
+) -> list[float]:
+    return [row[key] for row in rows if (row["method"], row["ratio"]) == (method, ratio)]
 
 
-def _cell(drops: Sequence[float]) -> str:
-    if not drops:
+def _cell(values: Sequence[float], show: Callable[[float], str]) -> str:
+    if not values:
         return ""
-    if min(drops) == max(drops):
-        return f"{drops[0]:.1f}"
-    return f"{fmean(drops):.1f} [{min(drops):.1f}, {max(drops):.1f}]"
+    if len(values) == 1:
+        return show(values[0])
+    return f"{show(fmean(values))} [{show(min(values))}, {show(max(values))}]"
 
 
 def draw(parts: Sequence[Sequence[Row]]) -> Figure:
@@ -129,7 +135,7 @@ def draw(parts: Sequence[Sequence[Row]]) -> Figure:
     Args:
         parts: The rows of each part.
     """
-    figure = Figure(figsize=(12, 6.2), layout="constrained")
+    figure = Figure(figsize=(12, 6.8), layout="constrained")
     for axes, part, rows in zip(figure.subplots(1, len(parts)), _TITLES, parts, strict=True):
         _panel(axes, part, rows)
     return figure
@@ -138,12 +144,21 @@ def draw(parts: Sequence[Sequence[Row]]) -> Figure:
 def _panel(axes: Axes, part: str, rows: Sequence[Row]) -> None:
     for method in dict.fromkeys(row["method"] for row in rows):
         ratios = sorted({row["ratio"] for row in rows if row["method"] == method})
-        drops = [_drops(rows, method, ratio) for ratio in ratios]
+        drops = [_values(rows, method, ratio) for ratio in ratios]
         color, line, width = _STYLES[method]
         percent = [100 * ratio for ratio in ratios]
         axes.fill_between(percent, [*map(min, drops)], [*map(max, drops)], color=color, alpha=0.12)
         means = [fmean(drop) for drop in drops]
-        axes.plot(percent, means, line, color=color, linewidth=width, label=method)
+        axes.plot(
+            percent,
+            means,
+            line,
+            marker="o",
+            markersize=3,
+            color=color,
+            linewidth=width,
+            label=method,
+        )
     axes.set_title(_TITLES[part])
     axes.set_xlabel(f"% of the {_SHARES[part]}")
     axes.set_ylabel("accuracy drop, points")
@@ -151,4 +166,4 @@ def _panel(axes: Axes, part: str, rows: Sequence[Row]) -> None:
     axes.set_yticks(_TICKS, [f"{tick:g}" for tick in _TICKS])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="upper left")
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3, frameon=False)
