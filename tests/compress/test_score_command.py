@@ -51,7 +51,8 @@ def test_pruning_uses_what_score_wrote_and_scores_again_when_it_does_not_fit(
 ) -> None:
     def prune(*words: str) -> str:
         result = tcompress(
-            "prune", "--heads", "0.3", "--force", "--workspace", text_workspace, *words
+            *("prune", "--heads", "0.3", "--force", "--workspace", text_workspace),
+            *("--criterion", "curvature", *words),
         )
         assert result.exit_code == 0, result.output
         return result.stderr
