@@ -87,7 +87,7 @@ def _section(header: dict[str, Any], rows: Sequence[Row]) -> str:
     made = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers"))
     caption = (
         f"**{_TITLES[part]}**: accuracy drop in points against the fraction of {_SHARES[part]}; "
-        f"mean over the draws ({len(seeds)}, of {settings['calibration']:,} calibration examples each), "
+        f"mean over {len(seeds)} draw(s) of {settings['calibration']:,} calibration examples, "
         f"lowest and highest in brackets. Unpruned: {100 * header['accuracy']:.2f} % of "
         f"{settings['test']:,} test examples. Made with {made}."
     )
