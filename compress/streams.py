@@ -1,6 +1,7 @@
 """The residual streams of a pruned encoder and of the one it was cut from, sublayer by sublayer."""
 
 import math
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tcompress.errors import StorageError
 from tcompress.plain import PlainEncoder, PlainLayer, attention_bias
 from tcompress.preprocessing import Encoded
 
@@ -131,7 +133,12 @@ class Streams:
         self._offsets = np.concatenate([[0], np.cumsum(sizes)]) * hidden
 
     def __enter__(self) -> Self:
-        """Write what the first layers read."""
+        """Write what the first layers read.
+
+        Raises:
+            StorageError: If there is no room for the files.
+        """
+        _check_room(3 * 4 * int(self._offsets[-1]))
         self._folder = tempfile.TemporaryDirectory(prefix="tcompress-")
         shape = (int(self._offsets[-1]),)
         self._files = [
@@ -223,3 +230,15 @@ class Streams:
         shape, start = self._shapes[which, place], self._offsets[place]
         values = self._files[which][start : start + math.prod(shape)]
         return torch.from_numpy(np.array(values)).view(shape).to(self._pair.device)
+
+
+def _check_room(size: int) -> None:
+    """Raise unless so many bytes fit: a mapped file on a full disk ends the process unheard."""
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        msg = (
+            f"reconstruction keeps {size / 1e9:.3g} GB of temporary files, and {folder} has room "
+            f"for {free / 1e9:.3g} GB; name another place in TMPDIR or lower --max-examples"
+        )
+        raise StorageError(msg)

@@ -1,4 +1,5 @@
 import copy
+import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from tcompress.compress.prediction import mean_divergence
 from tcompress.compress.pruning import prune_
 from tcompress.compress.reconstruction import reconstruct_
 from tcompress.encoder import Encoder
-from tcompress.errors import CalibrationError
+from tcompress.errors import CalibrationError, StorageError
 from tcompress.plan import CompressionPlan, LayerPlan
 from tcompress.preprocessing import Encoded
 
@@ -225,6 +226,20 @@ def test_temporary_files_are_there_while_it_works_and_gone_afterwards(
     reconstruct_(cut(bert, uneven_plan), bert, encoded, batch_size=30, progress=progress)
     streams = 3 * 30 * int(encoded.lengths.max()) * 32 * 4
     assert min(seen) >= streams
+    assert list(temporary_files.iterdir()) == []
+
+
+def test_a_disk_without_room_is_named_before_anything_is_written(
+    bert: Encoder,
+    uneven_plan: CompressionPlan,
+    encode,
+    temporary_files: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    full = shutil.disk_usage(temporary_files)._replace(free=1000)
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: full)
+    with pytest.raises(StorageError, match=r"temporary has room for 1e-06 GB; .* TMPDIR"):
+        reconstructed(bert, uneven_plan, encode(bert, 30))
     assert list(temporary_files.iterdir()) == []
 
 
