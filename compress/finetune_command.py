@@ -15,11 +15,17 @@ from tcompress.options import (
     stage_options,
 )
 
+_LEARNING_RATE = 5e-5
+# what is left of a pruned encoder has further to go
+_DISTILLING_RATE = 1e-4
+
 
 @click.command(context_settings=CONTEXT, short_help="Fine-tune, to recover after pruning.")
 @click.option("--epochs", type=click.IntRange(min=0), default=1, help="Passes over the data.")
 @click.option(
-    "--learning-rate", type=click.FloatRange(0, min_open=True), default=5e-5, help="At its peak."
+    "--learning-rate",
+    type=click.FloatRange(0, min_open=True),
+    help="At its peak.  [default: 1e-4 when it distils, else 5e-5]",
 )
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, help="Examples per step.")
 @click.option(
@@ -70,7 +76,7 @@ from tcompress.options import (
 @common_options
 def finetune(
     epochs: int,
-    learning_rate: float,
+    learning_rate: float | None,
     batch_size: int,
     freeze_layers: int,
     precision: str,
@@ -113,9 +119,10 @@ def finetune(
         )
         raise click.UsageError(msg)
     device = _device(device)
+    from_whom = choose_teacher(run.directory, distill, teacher)
     recipe = FinetuneRecipe(
         epochs=epochs,
-        learning_rate=learning_rate,
+        learning_rate=learning_rate or (_DISTILLING_RATE if from_whom else _LEARNING_RATE),
         batch_size=batch_size,
         freeze_layers=freeze_layers,
         precision=(
@@ -125,7 +132,6 @@ def finetune(
         accumulate=accumulate,
         patience=patience,
     )
-    from_whom = choose_teacher(run.directory, distill, teacher)
     distillation = Distillation(temperature=temperature)
     done = Recovery(run, recipe, device, from_whom, distillation).artifact()
     run.show(done, closing_line(done))

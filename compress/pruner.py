@@ -304,7 +304,7 @@ class Pruner:
             self._tell(
                 f"prune: probe {number}, {removed:.0%} of the MACs removed: accuracy "
                 f"{outcome.accuracy:.4f} (expected {outcome.expected:.4f}), "
-                f"{'inside' if fits else 'too low'}"
+                f"{'inside' if fits else 'too low, or too close to it'}"
             )
             if fits and (best is None or _size(outcome) < _size(best)):
                 best = outcome
