@@ -1,11 +1,13 @@
 """From a divergence to an accuracy, before and without running the smaller encoder."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-_DRAWS = 32
-_HALVINGS = 40
+_DRAWS = 16
+_HALVINGS = 30
 _LARGEST_NOISE = 64.0
 
 
@@ -24,17 +26,8 @@ def expected_accuracy(logits: Tensor, truth: Tensor, divergence: float, seed: in
     Returns:
         Fraction right, 0 to 1, mean over the noise.
     """
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(_DRAWS, *logits.shape, generator=generator, dtype=torch.float64)
-    logits = logits.double()
-    low, high = 0.0, _LARGEST_NOISE
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        low, high = (
-            (middle, high) if _divergence(logits, middle * noise) < divergence else (low, middle)
-        )
-    right = (logits + low * noise).argmax(-1) == truth
-    return float(right.double().mean())
+    noisy = _Noisy(logits, truth, seed)
+    return noisy.accuracy(_largest(lambda size: noisy.divergence(size) < divergence))
 
 
 def divergence_for(logits: Tensor, truth: Tensor, drop: float, seed: int = 0) -> float:
@@ -46,12 +39,35 @@ def divergence_for(logits: Tensor, truth: Tensor, drop: float, seed: int = 0) ->
         drop: Fraction, above 0.
         seed: Seed of the noise.
     """
-    before = float((logits.argmax(-1) == truth).double().mean())
-    low, high = 0.0, 4.0
-    for _ in range(_HALVINGS // 2):
+    noisy = _Noisy(logits, truth, seed)
+    before = noisy.accuracy(0.0)
+    return noisy.divergence(_largest(lambda size: before - noisy.accuracy(size) <= drop))
+
+
+class _Noisy:
+    """Logits with noise of any size, the same draw each time."""
+
+    def __init__(self, logits: Tensor, truth: Tensor, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self._logits, self._truth = logits.double(), truth
+        self._noise = torch.randn(_DRAWS, *logits.shape, generator=generator, dtype=torch.float64)
+
+    def divergence(self, size: float) -> float:
+        teacher = self._logits.log_softmax(-1)
+        student = (self._logits + size * self._noise).log_softmax(-1)
+        return float((teacher.exp() * (teacher - student)).sum(-1).mean())
+
+    def accuracy(self, size: float) -> float:
+        right = (self._logits + size * self._noise).argmax(-1) == self._truth
+        return float(right.double().mean())
+
+
+def _largest(fits: Callable[[float], bool]) -> float:
+    """Return the largest size of noise that fits, by halving."""
+    low, high = 0.0, _LARGEST_NOISE
+    for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        fits = before - expected_accuracy(logits, truth, middle, seed) <= drop
-        low, high = (middle, high) if fits else (low, middle)
+        low, high = (middle, high) if fits(middle) else (low, middle)
     return low
 
 
@@ -64,9 +80,3 @@ def mean_divergence(logits: Tensor, changed: Tensor) -> float:
     """
     teacher, student = (z.double().log_softmax(-1) for z in (logits, changed))
     return float(functional.kl_div(student, teacher, reduction="batchmean", log_target=True))
-
-
-def _divergence(logits: Tensor, change: Tensor) -> float:
-    teacher = logits.log_softmax(-1)
-    student = (logits + change).log_softmax(-1)
-    return float((teacher.exp() * (teacher - student)).sum(-1).mean())

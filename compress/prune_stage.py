@@ -43,6 +43,12 @@ class PruneStage:
         Raises:
             RequestError: If the goal needs examples and there are none.
         """
+        if self.recipe.max_drop is not None and self.run.data.workspace is None:
+            msg = (
+                "--max-drop is confirmed on a workspace's validation split; start one with "
+                "`tcompress init MODEL --data FILE`"
+            )
+            raise RequestError(msg)
         data = self.run.data.training_examples().digest if self._needs_examples else None
         return self.run.transform(self.recipe.to_json() | {"data": data}, self._work)
 
@@ -57,6 +63,7 @@ class PruneStage:
 
     def _work(self, encoder: Encoder) -> dict[str, Any]:
         console = self.run.console
+        self._check_shape(encoder)
         if not self._reconstructs and self.recipe.reconstruct is None:
             console.warn("no examples to reconstruct on; name some with --data")
         scores, surgeon = self._importance(encoder)
@@ -74,6 +81,12 @@ class PruneStage:
         ).prune()
         encoder.model, encoder.plan = outcome.encoder.model, outcome.encoder.plan
         return {"calibration": scores.calibration} | details
+
+    def _check_shape(self, encoder: Encoder) -> None:
+        serving, longest = self.recipe.serving, encoder.preprocessor.max_tokens
+        if serving is not None and serving.tokens > longest:
+            msg = f"--tokens {serving.tokens}: this encoder reads at most {longest} tokens"
+            raise RequestError(msg)
 
     @cached_property
     def _examples(self) -> Examples:
@@ -100,12 +113,6 @@ class PruneStage:
 
     def _selection(self, encoder: Encoder) -> Selection | None:
         if self.run.data.workspace is None:
-            if self.recipe.max_drop is not None:
-                msg = (
-                    "--max-drop is confirmed on a workspace's validation split; start one with "
-                    "`tcompress init MODEL --data FILE`"
-                )
-                raise RequestError(msg)
             return None
         examples = self.run.data.workspace_split("validation").sample(_SELECTION_EXAMPLES, 0)
         labels = None if examples.labels is None else label_indices(encoder.labels, examples)

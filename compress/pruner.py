@@ -151,7 +151,7 @@ class Pruner:
                 scope=recipe.scope,
                 drop_sublayers=recipe.may_drop,
             )
-            return plan, None
+            return self._not_empty(plan, "what --heads and --neurons remove together"), None
         if recipe.macs is not None:
             budget = (1 - recipe.macs) * self._macs.total(self._encoder.plan)
             return self._within(self._macs, budget, f"--macs {recipe.macs:g}"), None
@@ -164,6 +164,9 @@ class Pruner:
         except RequestError as error:
             msg = f"{asked} leaves nothing: {error}"
             raise RequestError(msg) from error
+        return self._not_empty(plan, asked)
+
+    def _not_empty(self, plan: CompressionPlan, asked: str) -> CompressionPlan:
         if not any((*plan.head_counts, *plan.neuron_counts)):
             msg = f"{asked} leaves nothing of the encoder; ask for less"
             raise RequestError(msg)

@@ -11,8 +11,16 @@ from .options import CONTEXT, RATIO, Common, common_options, demo_option
 
 @click.command(context_settings=CONTEXT, short_help="Do all of it, in order.")
 @demo_option
-@click.option("--heads", type=RATIO, default=0.3, help="Fraction of the heads to remove.")
-@click.option("--neurons", type=RATIO, default=0.0, help="Fraction of the FFN neurons to remove.")
+@click.option("--heads", type=RATIO, help="Fraction of the heads to remove.")
+@click.option("--neurons", type=RATIO, help="Fraction of the FFN neurons to remove.")
+@click.option(
+    "--macs",
+    type=RATIO,
+    help="Fraction of the multiply-accumulates to remove; 0.5 when nothing else is asked for.",
+)
+@click.option(
+    "--speedup", type=click.FloatRange(1, min_open=True), help="Asked of ONNX Runtime in int8."
+)
 @click.option(
     "--epochs", type=click.IntRange(min=0), default=0, help="Of recovery; 0 leaves it out."
 )
@@ -30,8 +38,10 @@ from .options import CONTEXT, RATIO, Common, common_options, demo_option
 def run(
     ctx: click.Context,
     demo: str | None,
-    heads: float,
-    neurons: float,
+    heads: float | None,
+    neurons: float | None,
+    macs: float | None,
+    speedup: float | None,
     epochs: int,
     max_drop: float | None,
     budget_s: float | None,
@@ -44,7 +54,7 @@ def run(
     \b
     Example:
       tcompress run --demo
-      tcompress run --heads 0.4 --neurons 0.3 --epochs 1 --max-drop 0.01
+      tcompress run --macs 0.8 --epochs 1 --max-drop 0.01
     """
     from .workspace import CONFIG_FILE, workspace_directory
 
@@ -53,9 +63,12 @@ def run(
     artifacts = directory / "artifacts"
     recovered = artifacts / ("finetune" if epochs else "prune")
     exported = artifacts / "export" / "onnx"
+    asked = {"--heads": heads, "--neurons": neurons, "--macs": macs, "--speedup": speedup}
+    goal = [word for option, value in asked.items() for word in _given(option, value)]
+    goal = goal or ["--macs", "0.5"]
     steps = [
         ["score"],
-        ["prune", "--heads", f"{heads:g}", "--neurons", f"{neurons:g}", "--force"],
+        ["prune", *goal, "--force"],
         ["finetune", "--model", str(artifacts / "prune"), "--epochs", str(epochs), "--force"],
         ["quantize", "--model", str(recovered), "--force"],
         ["export", "--model", str(artifacts / "quantize"), "--format", "onnx", "--force"],

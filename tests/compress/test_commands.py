@@ -239,6 +239,10 @@ def test_pruning_by_latency_is_on_record_and_not_done_again(
     shutil.rmtree(text_workspace / "artifacts")
     refused = tcompress("prune", "--speedup", "90", "--workspace", text_workspace)
     assert refused.exit_code == 2
+    assert "--tokens 128: this encoder reads at most 40 tokens" in refused.stderr
+    words = ("prune", "--speedup", "90", "--tokens", "16", "--workspace", text_workspace)
+    refused = tcompress(*words)
+    assert refused.exit_code == 2
     assert "--speedup 90 leaves nothing: the smallest plan costs 0.2" in refused.stderr
     assert not list(text_workspace.glob("artifacts/*"))
 
