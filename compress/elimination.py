@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-_STEPS = 128
+_STEPS = 64
 """A sublayer of many units loses several at a time, so that it is through in so many steps."""
 _MOST_EXCHANGES = 20
 
