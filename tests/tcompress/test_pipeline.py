@@ -1,7 +1,7 @@
 import json
 from pathlib import Path
 
-QUICK = ("--heads", "0.3", "--budget-s", "0.5", "--max-drop", "0.5")
+QUICK = ("--heads", "0.1", "--budget-s", "0.5", "--max-drop", "0.5")
 
 
 def test_run_does_everything_and_the_second_time_only_measures(
