@@ -159,6 +159,6 @@ def test_neurons_need_a_criterion_that_scores_them() -> None:
     scores = HeadScores(Criterion.ENTROPY, SCORES.heads, (), {})
     assert select_units(scores, PLAN, heads=0.25).neuron_counts == PLAN.neuron_counts
     with pytest.raises(
-        RequestError, match=r"entropy scores heads only.* one of curvature, .*fisher"
+        RequestError, match=r"entropy scores heads only.* one of obs, curvature, .*fisher"
     ):
         select_units(scores, PLAN, heads=0.25, neurons=0.5)
