@@ -1,6 +1,7 @@
 """From the rows of the ablation to its table, its plot and the raw numbers in docs/."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -82,12 +83,15 @@ def write_docs(directory: Path) -> None:
 
 def _section(header: dict[str, Any], rows: Sequence[Row]) -> str:
     part, settings = header["part"], header["settings"]
-    seeds = sorted({row["seed"] for row in rows})
+    draws = Counter((row["method"], row["ratio"]) for row in rows)
+    most = max(draws.values())
+    fewer = sorted({method for (method, _), count in draws.items() if count < most})
     versions = header["versions"]
     made = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers"))
     caption = (
         f"**{_TITLES[part]}**: accuracy drop in points against the fraction of {_SHARES[part]}; "
-        f"mean over {len(seeds)} draw(s) of {settings['calibration']:,} calibration examples, "
+        f"mean over {most} draw(s) of {settings['calibration']:,} calibration examples"
+        f"{f' (fewer, down to {min(draws.values())}: ' + ', '.join(fewer) + ')' if fewer else ''}, "
         f"lowest and highest in brackets. Unpruned: {100 * header['accuracy']:.2f} % of "
         f"{settings['test']:,} test examples. Made with {made}."
     )
