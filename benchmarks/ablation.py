@@ -21,9 +21,8 @@ from torch import Tensor
 
 from tcompress.compress.criteria import Criterion, Settings
 from tcompress.compress.demo import prepare_demo
-from tcompress.compress.finetuning import predict_all
+from tcompress.compress.judging import mean_divergence, predict_all
 from tcompress.compress.planning import MacCosts, Planner
-from tcompress.compress.prediction import mean_divergence
 from tcompress.compress.pruner import MAC_TOKENS
 from tcompress.compress.pruning import prune_
 from tcompress.compress.reconstruction import reconstruct_

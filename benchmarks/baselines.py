@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from tcompress.anatomy import Anatomy
-from tcompress.compress.finetuning import predict_all
 from tcompress.compress.gating import Gates, Units, gated, open_gates
+from tcompress.compress.judging import predict_all
 from tcompress.compress.moments import Moments
 from tcompress.compress.pruning import prune_
 from tcompress.compress.streams import Pair, Side, Streams

@@ -20,8 +20,7 @@ from transformers import AutoModelForSequenceClassification
 from tcompress.anatomy import Anatomy
 from tcompress.compress.cost import Engine, Serving
 from tcompress.compress.demo import prepare_demo
-from tcompress.compress.finetuning import predict_all
-from tcompress.compress.prediction import mean_divergence
+from tcompress.compress.judging import mean_divergence, predict_all
 from tcompress.compress.pruning import prune_
 from tcompress.compress.reconstruction import reconstruct_
 from tcompress.compress.surgeon import Surgeon

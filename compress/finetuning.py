@@ -21,6 +21,7 @@ from tcompress.preprocessing import Encoded
 from .checkpoint import Checkpoint, State
 from .distillation import Teacher, logits_loss
 from .freezing import frozen
+from .judging import agreement, predict_all
 from .objective import Objective
 
 _BATCHES_PER_BUCKET = 32
@@ -303,8 +304,8 @@ class _Training:
         return Epoch(
             number,
             losses.get("loss"),
-            accuracy=None if labels is None else _agreement(logits, labels),
-            agreement=None if right is None else _agreement(logits, right.argmax(-1)),
+            accuracy=None if labels is None else agreement(logits, labels),
+            agreement=None if right is None else agreement(logits, right.argmax(-1)),
             divergence=None if right is None else float(logits_loss(logits, right, 1.0)),
             parts={name: loss for name, loss in losses.items() if name != "loss"},
         )
@@ -336,23 +337,6 @@ class _Training:
             torch.cuda.set_rng_state_all(state["cuda"])
 
 
-def predict_all(encoder: Encoder, encoded: Encoded, batch_size: int = 64) -> Tensor:
-    """Return the logits of all examples, in their order.
-
-    Args:
-        encoder: The encoder.
-        encoded: The examples.
-        batch_size: Examples per batch.
-
-    Returns:
-        `(examples, labels)`, float32, on the CPU.
-    """
-    logits = torch.empty(len(encoded.lengths), len(encoder.labels))
-    for rows, batch in encoded.batches(batch_size):
-        logits[rows] = torch.from_numpy(encoder.predict(batch))
-    return logits
-
-
 def choose_precision(device: str) -> TrainingPrecision:
     """Return bf16 where the hardware multiplies in it, else fp32.
 
@@ -379,11 +363,6 @@ def check_precision(encoder: Encoder, precision: TrainingPrecision) -> None:
     if precision is TrainingPrecision.FP16 and encoder.device.type == "cpu":
         msg = "--precision fp16 trains on a GPU only; on a CPU use bf16 or fp32"
         raise RequestError(msg)
-
-
-def _agreement(logits: Tensor, classes: Tensor) -> float:
-    """Return the fraction of examples whose highest logit is that of their class."""
-    return int((logits.argmax(-1) == classes).sum()) / len(classes)
 
 
 def _autocast(encoder: Encoder, precision: TrainingPrecision) -> AbstractContextManager[Any]:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 _DRAWS = 16
 _HALVINGS = 30
@@ -69,14 +68,3 @@ def _largest(fits: Callable[[float], bool]) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     return low
-
-
-def mean_divergence(logits: Tensor, changed: Tensor) -> float:
-    """Return the mean KL(softmax(logits) || softmax(changed)) in nats.
-
-    Args:
-        logits: `(examples, classes)`.
-        changed: Likewise.
-    """
-    teacher, student = (z.double().log_softmax(-1) for z in (logits, changed))
-    return float(functional.kl_div(student, teacher, reduction="batchmean", log_target=True))

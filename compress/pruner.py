@@ -16,9 +16,9 @@ from tcompress.preprocessing import Encoded
 
 from .cost import LatencyMeter, OpenMeter
 from .cost_measuring import known_costs
-from .finetuning import predict_all
+from .judging import agreement, mean_divergence, predict_all
 from .planning import LatencyCosts, MacCosts, Planner, smallest_within_loss
-from .prediction import divergence_for, expected_accuracy, mean_divergence
+from .prediction import divergence_for, expected_accuracy
 from .prune_recipe import PruneRecipe
 from .pruning import prune_
 from .reconstruction import Refit, reconstruct_
@@ -202,7 +202,7 @@ class Pruner:
         return replace(
             outcome,
             divergence=divergence,
-            accuracy=_share(logits.argmax(-1) == self._truth),
+            accuracy=agreement(logits, self._truth),
             expected=expected_accuracy(self._answers, self._truth, divergence),
         )
 
@@ -220,7 +220,7 @@ class Pruner:
 
     @property
     def _accuracy(self) -> float:
-        return _share(self._answers.argmax(-1) == self._truth)
+        return agreement(self._answers, self._truth)
 
     def _judged(self, outcome: Outcome) -> dict[str, Any] | None:
         if self._selection is None:
@@ -363,7 +363,3 @@ def _same_size(plan: CompressionPlan, other: CompressionPlan, planner: Planner) 
 
 def _size(outcome: Outcome) -> int:
     return outcome.encoder.parameters
-
-
-def _share(right: Tensor) -> float:
-    return float(right.double().mean())

@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tcompress.compress.finetuning import predict_all
 from tcompress.compress.gating import Units
+from tcompress.compress.judging import mean_divergence, predict_all
 from tcompress.compress.moments import Moments
-from tcompress.compress.prediction import mean_divergence
 from tcompress.data import Columns, Examples, read_examples
 from tcompress.encoder import Encoder, label_indices
 from tcompress.errors import RequestError

@@ -25,8 +25,8 @@ from tcompress.compress.finetuning import (
     Split,
     finetune_,
     kept_epoch,
-    predict_all,
 )
+from tcompress.compress.judging import predict_all
 from tcompress.compress.objective import Objective
 from tcompress.compress.pruning import prune_
 from tcompress.console import Console

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
+from tcompress.compress.judging import mean_divergence
 from tcompress.compress.prediction import (
     divergence_for,
     expected_accuracy,
-    mean_divergence,
 )
 
 GENERATOR = torch.Generator().manual_seed(0)

@@ -11,7 +11,7 @@ import torch
 
 from tcompress.compress.cost import Engine, LatencyMeter, OpenMeter, Serving
 from tcompress.compress.criteria import Criterion
-from tcompress.compress.finetuning import predict_all
+from tcompress.compress.judging import predict_all
 from tcompress.compress.planning import MacCosts
 from tcompress.compress.prune_recipe import PruneRecipe
 from tcompress.compress.pruner import Outcome, Pruner, Selection

@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tcompress.compress.finetuning import predict_all
+from tcompress.compress.judging import mean_divergence, predict_all
 from tcompress.compress.least_squares import Fitting, NormFit
 from tcompress.compress.moments import Moments
-from tcompress.compress.prediction import mean_divergence
 from tcompress.compress.pruning import prune_
 from tcompress.compress.reconstruction import reconstruct_
 from tcompress.encoder import Encoder

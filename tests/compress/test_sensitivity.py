@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tcompress.compress.elimination import loss_of
-from tcompress.compress.finetuning import predict_all
-from tcompress.compress.prediction import mean_divergence
+from tcompress.compress.judging import mean_divergence, predict_all
 from tcompress.compress.pruning import prune_
 from tcompress.compress.sensitivity import (
     Sensitivity,
