@@ -1,22 +1,20 @@
 """ONNX graphs written for ONNX Runtime, operator by operator.
 
-Nothing is traced and nothing is left to pattern matching: the writer emits the fused operators of
-the runtime with the head count of each layer, so uneven layers cost nothing, and it knows what
-the file holds.
+Nothing is traced and nothing is left to pattern matching: the writer emits the operators that the
+runtime runs fastest, with the head count of each layer, so uneven layers cost nothing, and it
+knows what the file holds.
 """
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
-import numpy.typing as npt
 import onnx
-import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from torch import Tensor, nn
-from torch.nn import functional
 
 from tcompress.anatomy import Activation
 from tcompress.errors import ExportError
@@ -25,122 +23,18 @@ from tcompress.plan import Precision
 from tcompress.preprocessing import TOKEN_TYPES
 from tcompress.transformer import Pooling
 
-from .onnx_int8 import quantize_weight
+from .onnx_writer import CONTRIB, GraphWriter, Quantized
 
-OPSET = 17
-_IR_VERSION = 8
-_CONTRIB = "com.microsoft"
+OPSET = 23  # the first with Attention
+_IR_VERSION = 11
 _ACTIVATION_OPS: dict[Activation, tuple[str, str]] = {
     Activation.RELU: ("Relu", ""),
-    Activation.GELU: ("Gelu", _CONTRIB),
-    Activation.GELU_TANH: ("FastGelu", _CONTRIB),
+    Activation.GELU: ("Gelu", CONTRIB),
+    Activation.GELU_TANH: ("FastGelu", CONTRIB),
     Activation.TANH: ("Tanh", ""),
 }
-Array = npt.NDArray[Any]
-
-
-class GraphWriter:
-    """Collects nodes and weights; names nodes by where they belong.
-
-    Args:
-        reduce_range: Whether int8 weights use 7 bits, for CPUs whose int8 products saturate.
-    """
-
-    def __init__(self, *, reduce_range: bool = False) -> None:
-        self.reduce_range = reduce_range
-        self.nodes: list[onnx.NodeProto] = []
-        self.weights: dict[str, onnx.TensorProto] = {}
-        self.scope = ""
-
-    def weight(self, name: str, value: Tensor | Array | Sequence[Any]) -> str:
-        """Add a constant.
-
-        Args:
-            name: Its name below the scope.
-            value: Its value.
-
-        Returns:
-            Its full name.
-        """
-        array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-        full = f"{self.scope}{name}"
-        if full not in self.weights:
-            self.weights[full] = numpy_helper.from_array(np.array(array, order="C"), full)
-        return full
-
-    def node(self, op: str, *inputs: str, domain: str = "", outputs: int = 1, **attrs: Any) -> str:
-        """Add an operator.
-
-        Args:
-            op: Its type.
-            inputs: Names of its inputs; empty for one that is left out.
-            domain: Its domain; empty for standard ONNX.
-            outputs: How many outputs it has.
-            attrs: Its attributes.
-
-        Returns:
-            Name of its first output; output i > 0 is that name with `:i` behind it.
-        """
-        name = f"{self.scope}{op}_{len(self.nodes)}"
-        names = [name, *(f"{name}:{i}" for i in range(1, outputs))]
-        self.nodes.append(helper.make_node(op, inputs, names, name=name, domain=domain, **attrs))
-        return name
-
-    def linear(self, x: str, name: str, weight: Tensor, bias: Tensor | None, *, int8: bool) -> str:
-        """Add a linear layer.
-
-        Args:
-            x: Its input, `(..., in)`.
-            name: Name of its weights below the scope.
-            weight: `(out, in)`, as PyTorch keeps it.
-            bias: `(out,)`, or None.
-            int8: Whether to multiply in int8, with activations quantized as they come.
-
-        Returns:
-            Its output, `(..., out)`.
-        """
-        bias_name = "" if bias is None else self.weight(f"{name}.bias", bias)
-        if int8:
-            quantized, scale = quantize_weight(weight, reduce_range=self.reduce_range)
-            b = self.weight(f"{name}.weight_int8", quantized)
-            s = self.weight(f"{name}.weight_scale", scale)
-            return self.node("DynamicQuantizeMatMul", x, b, s, "", bias_name, domain=_CONTRIB)
-        product = self.node("MatMul", x, self.weight(f"{name}.weight", weight.t()))
-        return product if bias is None else self.node("Add", product, bias_name)
-
-    def layer_norm(self, x: str, name: str, norm: nn.LayerNorm) -> str:
-        """Add a layer norm.
-
-        Args:
-            x: Its input.
-            name: Name of its weights below the scope.
-            norm: The norm.
-        """
-        gamma, beta = self._norm_weights(name, norm)
-        return self.node("LayerNormalization", x, gamma, beta, axis=-1, epsilon=norm.eps)
-
-    def added(self, x: str, skip: str, name: str, norm: nn.LayerNorm) -> tuple[str, str]:
-        """Add a residual sum and its layer norm.
-
-        Two operators: the runtime's fused SkipLayerNormalization takes three times as long on a
-        CPU as the sum and the norm one after the other (ONNX Runtime 1.31).
-
-        Args:
-            x: One summand.
-            skip: The other.
-            name: Name of the norm's weights below the scope.
-            norm: The norm.
-
-        Returns:
-            The normed sum, and the sum itself.
-        """
-        total = self.node("Add", x, skip)
-        return self.layer_norm(total, name, norm), total
-
-    def _norm_weights(self, name: str, norm: nn.LayerNorm) -> tuple[str, str]:
-        gamma = self.weight(f"{name}.weight", norm.weight)
-        bias = np.zeros(norm.normalized_shape, np.float32) if norm.bias is None else norm.bias
-        return gamma, self.weight(f"{name}.bias", bias)
+# Far below any score, and within fp16.
+_HIDDEN = -30_000.0
 
 
 def write_onnx(
@@ -162,15 +56,17 @@ def write_onnx(
         ExportError: If the file does not hold the operators that the plan asks for.
     """
     writer = GraphWriter(reduce_range=reduce_range)
-    x = _embedding(writer, deployed.embedding, deployed.main_input)
-    mask = writer.node("Cast", "attention_mask", to=TensorProto.INT32)
+    with writer.scope("embedding"):
+        x = _embedding(writer, deployed)
+    with writer.scope("mask"):
+        masks = _Masks.of(writer)
     for index, layer in enumerate(deployed.layers):
-        writer.scope = f"layer.{index}."
-        x = _layer(writer, cast("PlainLayer", layer), x, mask)
-    writer.scope = "head."
+        with writer.scope(f"layer.{index}"):
+            x = _layer(writer, cast("PlainLayer", layer), x, masks)
     if deployed.final_norm is not None:
-        x = writer.layer_norm(x, "norm", deployed.final_norm)
-    _head(writer, deployed.head, x)
+        x = writer.layer_norm(x, "final_norm", deployed.final_norm)
+    with writer.scope("head"):
+        _head(writer, deployed.head, x)
     model = _model(writer, deployed, metadata)
     _check_operators(deployed, writer.nodes)
     onnx.checker.check_model(model)
@@ -184,16 +80,10 @@ def expected_operators(deployed: PlainEncoder) -> Counter[str]:
         deployed: The encoder.
     """
     layers = [cast("PlainLayer", layer) for layer in deployed.layers]
-    products = 0
-    for layer in layers:
-        if layer.attention_precision is Precision.INT8 and layer.num_heads:
-            products += 4 if layer.first_only else 2
-        if layer.ffn_precision is Precision.INT8 and layer.num_neurons:
-            products += 2
     return Counter(
         {
-            "MultiHeadAttention": sum(layer.num_heads > 0 for layer in layers),
-            "DynamicQuantizeMatMul": products,
+            "Attention": sum(layer.num_heads > 0 for layer in layers),
+            "MatMulIntegerToFloat": len(deployed.int8_linears()),
         }
     )
 
@@ -206,36 +96,37 @@ def _check_operators(deployed: PlainEncoder, nodes: Sequence[onnx.NodeProto]) ->
             raise ExportError(msg)
 
 
-def _embedding(writer: GraphWriter, module: PlainEmbedding, main: str) -> str:
-    writer.scope = "embedding."
+def _embedding(writer: GraphWriter, deployed: PlainEncoder) -> str:
+    module, main = deployed.embedding, deployed.main_input
+    int8 = bool(deployed.int8_linears())
     if isinstance(module.tokens, nn.Embedding):
-        x = writer.node("Gather", writer.weight("tokens", module.tokens.weight), main)
+        x = writer.rows("tokens", module.tokens.weight, main, int8=int8)
     else:
-        x = writer.linear(main, "tokens", module.tokens.weight, module.tokens.bias, int8=False)
+        x = writer.linear(main, "tokens", module.tokens)
     if module.positions is not None:
-        x = writer.node("Add", x, _positions(writer, module, main))
+        positions = _positions(writer, module, main)
+        table = cast("Tensor", module.positions)
+        x = writer.node("Add", x, writer.rows("positions", table, positions, int8=int8))
     if module.token_types is not None:
         x = writer.node("Add", x, _token_types(writer, module.token_types))
     if module.norm is not None:
         x = writer.layer_norm(x, "norm", module.norm)
     if module.projection is not None:
-        linear = module.projection
-        x = writer.linear(x, "projection", linear.weight, linear.bias, int8=False)
+        x = writer.linear(x, "projection", module.projection)
     return x
 
 
 def _positions(writer: GraphWriter, module: PlainEmbedding, main: str) -> str:
-    table = writer.weight("positions", cast("Tensor", module.positions))
+    """Row numbers in the table of positions, `(tokens,)` or `(batch, tokens)`."""
     if module.padding_id is None:
-        length = writer.node("Slice", writer.node("Shape", main), *_range(writer, 1, 2))
-        start, axis = writer.weight("zero", np.array([0])), writer.weight("axis", np.array([0]))
-        return writer.node("Slice", table, start, length, axis)
+        zero, one = (writer.weight(f"{n}", np.array(n)) for n in (0, 1))
+        length = writer.node("Gather", writer.node("Shape", main), one)
+        return writer.node("Range", zero, length, one)
     padding = writer.weight("padding_id", np.array(module.padding_id))
     is_padding = writer.node("Equal", main, padding)
-    real = writer.node("Cast", writer.node("Not", is_padding), to=TensorProto.INT64)
+    real = writer.cast(writer.node("Not", is_padding), TensorProto.INT64)
     counted = writer.node("CumSum", real, writer.weight("token_axis", np.array(1)))
-    positions = writer.node("Add", writer.node("Mul", counted, real), padding)
-    return writer.node("Gather", table, positions)
+    return writer.node("Add", writer.node("Mul", counted, real), padding)
 
 
 def _range(writer: GraphWriter, start: int, stop: int) -> tuple[str, str]:
@@ -246,18 +137,48 @@ def _range(writer: GraphWriter, start: int, stop: int) -> tuple[str, str]:
 
 
 def _token_types(writer: GraphWriter, table: nn.Embedding) -> str:
-    return writer.node("Gather", writer.weight("token_types", table.weight), TOKEN_TYPES)
+    return writer.rows("token_types", table.weight, TOKEN_TYPES, int8=False)
 
 
-def _layer(writer: GraphWriter, layer: PlainLayer, x: str, mask: str) -> str:
+@dataclass(frozen=True)
+class _Masks:
+    """What is added to attention scores: 0 at real tokens, hugely negative at padding.
+
+    Attributes:
+        one_query: `(batch, 1, 1, tokens)`, for one token that attends to all.
+        every_query: `(batch, 1, tokens, tokens)`.
+    """
+
+    one_query: str
+    every_query: str
+
+    @classmethod
+    def of(cls, writer: GraphWriter) -> "_Masks":
+        """Write both from the attention mask."""
+        padding = writer.node("Equal", "attention_mask", writer.weight("zero", np.array(0)))
+        hidden = writer.weight("hidden", np.array(_HIDDEN, np.float32))
+        bias = writer.node("Mul", writer.cast(padding, TensorProto.FLOAT), hidden)
+        bias = writer.node("Unsqueeze", bias, writer.weight("head_axes", np.array([1, 2])))
+        shape = writer.node("Shape", "attention_mask")
+        tokens = writer.node("Slice", shape, *_range(writer, 1, 2))
+        one = writer.weight("one", np.array([1]))
+        size = writer.node("Concat", one, one, tokens, one, axis=0)
+        return cls(bias, writer.node("Expand", bias, size))
+
+    def of_layer(self, layer: PlainLayer) -> str:
+        """Return the one that a layer needs."""
+        return self.one_query if layer.first_only else self.every_query
+
+
+def _layer(writer: GraphWriter, layer: PlainLayer, x: str, masks: _Masks) -> str:
     stream = _read_tokens(writer, layer, x)
     if layer.norm_first:
         normed = writer.layer_norm(x, "attention_norm", layer.attention_norm)
         source = _read_tokens(writer, layer, normed)
-        attended = _attention(writer, layer, normed, source, mask)
+        attended = _attention(writer, layer, normed, source, masks)
         normed, stream = writer.added(attended, stream, "ffn_norm", layer.ffn_norm)
         return writer.node("Add", stream, _feed_forward(writer, layer, normed))
-    attended = _attention(writer, layer, x, stream, mask)
+    attended = _attention(writer, layer, x, stream, masks)
     x, _ = writer.added(stream, attended, "attention_norm", layer.attention_norm)
     fed = _feed_forward(writer, layer, x)
     return writer.added(x, fed, "ffn_norm", layer.ffn_norm)[0]
@@ -271,60 +192,74 @@ def _read_tokens(writer: GraphWriter, layer: PlainLayer, x: str) -> str:
     return writer.node("Slice", x, *_range(writer, 0, 1), axis)
 
 
-def _attention(writer: GraphWriter, layer: PlainLayer, x: str, source: str, mask: str) -> str:
+def _attention(writer: GraphWriter, layer: PlainLayer, x: str, source: str, masks: _Masks) -> str:
     """Attend from the tokens in `source` to those in `x`."""
-    if layer.num_heads == 0:
-        return _constant(writer, "output.bias", layer.output)
-    int8 = layer.attention_precision is Precision.INT8
-    query, key, value = (
-        cast("nn.Linear", linear) for linear in (layer.query, layer.key, layer.value)
-    )
-    if layer.first_only:
-        q = writer.linear(source, "query", query.weight, query.bias, int8=int8)
-        k = writer.linear(x, "key", key.weight, key.bias, int8=int8)
-        v = writer.linear(x, "value", value.weight, value.bias, int8=int8)
-    else:
-        q, k, v = _merged_projections(writer, (query, key, value), x, int8=int8)
-    mixed = writer.node(
-        "MultiHeadAttention", q, k, v, "", mask, domain=_CONTRIB, num_heads=layer.num_heads
-    )
-    return writer.linear(mixed, "output", layer.output.weight, layer.output.bias, int8=int8)
-
-
-def _merged_projections(
-    writer: GraphWriter, linears: Sequence[nn.Linear], x: str, *, int8: bool
-) -> tuple[str, str, str]:
-    """Multiply by query, key and value matrices at once: one pass over the input.
-
-    Only queries have a bias. The int8 product adds it as it rescales, zeros for the others
-    included; in fp32 an addition is a pass of its own, over the queries only.
-    """
-    query, key, value = linears
-    weight = torch.cat([linear.weight.detach() for linear in linears])
-    bias = None if query.bias is None else query.bias.detach()
-    if int8 and bias is not None:
-        bias = functional.pad(bias, (0, key.out_features + value.out_features))
-    merged = writer.linear(x, "qkv", weight, bias if int8 else None, int8=int8)
-    q = writer.node("Split", merged, outputs=3, axis=-1)
-    k, v = f"{q}:1", f"{q}:2"
-    if bias is not None and not int8:
-        q = writer.node("Add", q, writer.weight("query.bias", bias))
-    return q, k, v
+    with writer.scope("attention"):
+        if layer.num_heads == 0:
+            return _constant(writer, layer.output)
+        products = _Products(writer, layer.attention_precision)
+        read = products.enter(x)
+        asking = read if source == x else products.enter(source)
+        q = products.linear(asking, "query", layer.query)
+        k, v = products.linear(read, "key", layer.key), products.linear(read, "value", layer.value)
+        mask = products.enter_as_is(masks.of_layer(layer))
+        heads = {"q_num_heads": layer.num_heads, "kv_num_heads": layer.num_heads}
+        mixed = products.inner(writer.node("Attention", q, k, v, mask, **heads))
+        return products.leave(products.linear(mixed, "output", layer.output))
 
 
 def _feed_forward(writer: GraphWriter, layer: PlainLayer, x: str) -> str:
-    if layer.num_neurons == 0:
-        return _constant(writer, "ffn_out.bias", layer.ffn_out)
-    int8 = layer.ffn_precision is Precision.INT8
-    hidden = writer.linear(x, "ffn_in", layer.ffn_in.weight, layer.ffn_in.bias, int8=int8)
-    hidden = _activation(writer, layer.activation, hidden)
-    return writer.linear(hidden, "ffn_out", layer.ffn_out.weight, layer.ffn_out.bias, int8=int8)
+    with writer.scope("ffn"):
+        if layer.num_neurons == 0:
+            return _constant(writer, layer.ffn_out)
+        products = _Products(writer, layer.ffn_precision)
+        hidden = products.linear(products.enter(x), "in", layer.ffn_in)
+        hidden = products.inner(_activation(writer, layer.activation, hidden))
+        return products.leave(products.linear(hidden, "out", layer.ffn_out))
 
 
-def _constant(writer: GraphWriter, name: str, linear: nn.Linear) -> str:
+@dataclass(frozen=True)
+class _Products:
+    """The matrix products of one sublayer, in its precision; the stream around them is fp32.
+
+    Attributes:
+        writer: Collects the operators.
+        precision: `fp32`, `int8` or `fp16`.
+    """
+
+    writer: GraphWriter
+    precision: Precision
+
+    def enter(self, x: str) -> str | Quantized:
+        """Turn a part of the stream into what the first products read."""
+        if self.precision is Precision.INT8:
+            return self.writer.quantized(x)
+        return self.enter_as_is(x)
+
+    def enter_as_is(self, x: str) -> str:
+        """Turn a part of the stream into what floating-point operators of the sublayer read."""
+        half = self.precision is Precision.FP16
+        return self.writer.cast(x, TensorProto.FLOAT16) if half else x
+
+    def inner(self, x: str) -> str | Quantized:
+        """Turn a result from inside the sublayer into what its last product reads."""
+        return self.writer.quantized(x) if self.precision is Precision.INT8 else x
+
+    def linear(self, x: str | Quantized, name: str, linear: nn.Module | None) -> str:
+        """Multiply."""
+        half = self.precision is Precision.FP16
+        return self.writer.linear(x, name, cast("nn.Linear", linear), half=half)
+
+    def leave(self, x: str) -> str:
+        """Turn the result into a part of the stream."""
+        half = self.precision is Precision.FP16
+        return self.writer.cast(x, TensorProto.FLOAT) if half else x
+
+
+def _constant(writer: GraphWriter, linear: nn.Linear) -> str:
     """What remains of a dropped sublayer: its output bias, the same for every token."""
     bias = np.zeros(linear.out_features, np.float32) if linear.bias is None else linear.bias
-    return writer.weight(name, bias)
+    return writer.weight("constant", bias)
 
 
 def _activation(writer: GraphWriter, activation: Activation, x: str) -> str:
@@ -338,8 +273,7 @@ def _head(writer: GraphWriter, head: PlainHead, x: str) -> None:
     pooled = _pooled(writer, head.pooling, x)
     stages = list(zip(head.linears, head.activations, strict=True))
     for index, (module, activation) in enumerate(stages):
-        linear = cast("nn.Linear", module)
-        pooled = writer.linear(pooled, f"{index}", linear.weight, linear.bias, int8=False)
+        pooled = writer.linear(pooled, f"{index}", cast("nn.Linear", module))
         if activation is not None:
             pooled = _activation(writer, activation, pooled)
     writer.nodes.append(helper.make_node("Identity", [pooled], ["logits"], name="logits"))
@@ -349,7 +283,7 @@ def _pooled(writer: GraphWriter, pooling: Pooling, x: str) -> str:
     if pooling is Pooling.FIRST:
         return writer.node("Gather", x, writer.weight("first", np.array(0)), axis=1)
     axes = writer.weight("axes", np.array([1]))
-    weights = writer.node("Cast", "attention_mask", to=TensorProto.FLOAT)
+    weights = writer.cast("attention_mask", TensorProto.FLOAT)
     weights = writer.node("Unsqueeze", weights, writer.weight("last_axis", np.array([-1])))
     total = writer.node("ReduceSum", writer.node("Mul", x, weights), axes, keepdims=0)
     count = writer.node("ReduceSum", weights, axes, keepdims=0)
@@ -373,7 +307,7 @@ def _model(
     graph = helper.make_graph(
         writer.nodes, "encoder", inputs, [logits], initializer=list(writer.weights.values())
     )
-    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(_CONTRIB, 1)]
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
     model = helper.make_model(
         graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="tcompress"
     )

@@ -22,9 +22,24 @@ def quantize_weight(
     Returns:
         The int8 matrix, `(in, out)` as ONNX multiplies it, and the scales, `(out,)`.
     """
-    top = 63 if reduce_range else 127
-    matrix: npt.NDArray[Any] = weight.detach().cpu().numpy().T.astype(np.float32)
-    largest = np.abs(matrix).max(axis=0)
+    quantized, scale = quantize_rows(weight, top=63 if reduce_range else 127)
+    return np.ascontiguousarray(quantized.T), scale
+
+
+def quantize_rows(
+    table: Tensor, *, top: int = 127
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """Quantize a matrix to int8, symmetric, with one scale per row.
+
+    Args:
+        table: `(rows, columns)`.
+        top: The integer that the largest entry of a row becomes.
+
+    Returns:
+        The int8 matrix, `(rows, columns)`, and the scales, `(rows,)`.
+    """
+    matrix: npt.NDArray[Any] = table.detach().cpu().numpy().astype(np.float32)
+    largest = np.abs(matrix).max(axis=1)
     scale = np.where(largest > 0, largest / top, 1.0).astype(np.float32)
-    quantized = np.clip(np.rint(matrix / scale), -top, top).astype(np.int8, order="C")
+    quantized = np.clip(np.rint(matrix / scale[:, None]), -top, top).astype(np.int8)
     return quantized, scale
