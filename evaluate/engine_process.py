@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -41,22 +41,30 @@ class WorkerProcess:
     `with` statement: the process ends with the block.
 
     Args:
-        module: The module to run; its `main` serves a worker.
+        program: The module to run in this Python, whose `main` serves a worker; or a command that
+            speaks the same requests.
         name: How errors call it.
         threads: Threads, and CPUs, that it may use; else all that this process may use.
         opening: Arguments of the worker's `open`; the number of threads is added.
     """
 
     def __init__(
-        self, module: str, *, name: str, threads: int | None, opening: dict[str, Any]
+        self,
+        program: str | Sequence[str],
+        *,
+        name: str,
+        threads: int | None,
+        opening: dict[str, Any],
     ) -> None:
         self.name = name
         self._opened: tuple[Any] | None = None
         threads = min(threads or usable_cpus(), usable_cpus())
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        # -P: a file named torch.py in the user's directory is not torch.
+        own = isinstance(program, str)
+        command = [sys.executable, "-P", "-m", program] if own else [*program]
         self._process = subprocess.Popen(
-            # -P: a file named torch.py in the user's directory is not torch.
-            [sys.executable, "-P", "-m", module],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

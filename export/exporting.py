@@ -9,7 +9,7 @@ from torch import nn
 
 from tcompress.encoder import Encoder, copy_carried_files
 from tcompress.errors import ExportError
-from tcompress.plain import PlainEncoder
+from tcompress.plain import HALVES, PlainEncoder
 from tcompress.preprocessing import TOKEN_TYPES, Batch, TextPreprocessor
 from tcompress.runtime import (
     MODEL_FILES,
@@ -21,7 +21,7 @@ from tcompress.runtime import (
 
 from .deployment import AppliedTransforms, deploy
 from .onnx_graph import expected_operators, write_onnx
-from .parity import FP32_LIMITS, INT8_LIMITS, Parity, check_parity
+from .parity import Parity, check_parity, limits_for
 from .program import write_program
 from .torchscript import write_torchscript
 
@@ -85,6 +85,7 @@ def _write(
             "tcompress.precision": encoder.plan.precision,
             "tcompress.labels": json.dumps(list(encoder.labels)),
         }
+        _check_no_half(deployed)
         write_onnx(deployed, path, metadata=metadata, reduce_range=reduce_range)
     elif kind == TORCHSCRIPT_KIND:
         write_torchscript(deployed, path, inputs)
@@ -95,6 +96,16 @@ def _write(
         raise ExportError(msg)
 
 
+def _check_no_half(deployed: PlainEncoder) -> None:
+    for precision in HALVES:
+        if deployed.linears_in(precision):
+            msg = (
+                f"ONNX files run int8 and fp32, and the plan asks for {precision}; export "
+                "--format torchscript or program, or quantize --precision int8 or mixed"
+            )
+            raise ExportError(msg)
+
+
 def _parity(
     encoder: Encoder,
     kind: str,
@@ -102,7 +113,7 @@ def _parity(
     input_names: list[str],
     examples: tuple[Batch, ...],
 ) -> Parity:
-    limits = FP32_LIMITS if encoder.plan.precision == "fp32" else INT8_LIMITS
+    limits = limits_for(encoder.plan)
     return check_parity(encoder, open_model_file(kind, directory, input_names), limits, examples)
 
 

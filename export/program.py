@@ -1,6 +1,5 @@
 """`torch.export` programs: PyTorch's own deployment format, loaded without tcompress."""
 
-import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from tcompress.compress.precision import replace_modules_
+from tcompress.compress.precision import lowered
 from tcompress.plain import PlainEncoder
 
 from .onnx_int8 import quantize_weight
@@ -59,15 +58,11 @@ def write_program(deployed: PlainEncoder, path: Path, inputs: tuple[Tensor, ...]
         path: The file.
         inputs: Example inputs, with at least two examples of at least two tokens.
     """
-    if deployed.int8_linears():
-        deployed = copy.deepcopy(deployed)
-        replace_modules_(
-            deployed, {linear: Int8Linear(linear) for linear in deployed.int8_linears()}
-        )
+    module = lowered(deployed, Int8Linear)
     positions = deployed.embedding.max_tokens
     shape = {0: Dim("batch"), 1: Dim("tokens", max=positions)}
     with _ignoring_export_noise(), torch.no_grad():
-        program = torch.export.export(deployed, inputs, dynamic_shapes=((shape,) * len(inputs),))
+        program = torch.export.export(module, inputs, dynamic_shapes=((shape,) * len(inputs),))
         torch.export.save(program, str(path))
 
 

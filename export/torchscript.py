@@ -3,13 +3,12 @@
 torch.jit is deprecated: all calls to it are here and in `tcompress.runtime`.
 """
 
-import copy
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from tcompress.compress.precision import quantize_linears_
+from tcompress.compress.precision import dynamic_int8, lowered
 from tcompress.plain import PlainEncoder
 from tcompress.runtime import ignoring_torchscript_deprecation
 
@@ -17,16 +16,15 @@ from tcompress.runtime import ignoring_torchscript_deprecation
 def write_torchscript(deployed: PlainEncoder, path: Path, inputs: tuple[Tensor, ...]) -> None:
     """Trace the encoder into a TorchScript file with dynamic batch and length.
 
-    Projections that the plan runs in int8 become torch's dynamic int8 ones.
+    Projections that the plan runs in int8 become torch's dynamic int8 ones; what it runs in half
+    is converted.
 
     Args:
         deployed: The encoder; not changed.
         path: The file.
         inputs: Example inputs.
     """
-    if deployed.int8_linears():
-        deployed = copy.deepcopy(deployed)
-        quantize_linears_(deployed, deployed.int8_linears())
+    module = lowered(deployed, dynamic_int8)
     with ignoring_torchscript_deprecation(), torch.no_grad():
-        traced = torch.jit.trace(deployed, inputs, check_trace=False)
+        traced = torch.jit.trace(module, inputs, check_trace=False)
         torch.jit.freeze(traced).save(str(path))

@@ -19,6 +19,8 @@ from .plan import LayerPlan, Precision
 from .preprocessing import TOKEN_TYPES
 from .transformer import Pooling
 
+HALVES = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
+"""The precisions of 16 bits, as PyTorch calls them."""
 _ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     Activation.RELU: functional.relu,
     Activation.GELU: functional.gelu,
@@ -107,20 +109,44 @@ class PlainLayer(nn.Module):
         self.norm_first = anatomy.norm_first
         self.first_only = first_only
         self.attention_precision, self.ffn_precision = plan.attention, plan.feed_forward
+        self.attention_dtype = self.ffn_dtype = torch.float32
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """Apply the layer.
 
         Args:
             x: `(batch, tokens, hidden)`.
-            bias: `(batch, 1, 1, tokens)`: 0 at real tokens, hugely negative at padding.
+            bias: `(batch, 1, 1, tokens)`: 0 at real tokens, hugely negative at padding; in
+                `attention_dtype`.
 
         Returns:
             `(batch, tokens, hidden)`, or `(batch, 1, hidden)` with `first_only`.
         """
-        stream = self.carried(x) + self.join(self.mix(x, bias))
-        stream = stream if self.norm_first else self.attention_norm(stream)
-        stream = stream + self.gather(self.excite(stream))
+        return self.feed(self.attend(x, bias))
+
+    def attend(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Apply the attention sublayer.
+
+        Args:
+            x: As for `forward`.
+            bias: Likewise.
+
+        Returns:
+            The stream behind it, `(batch, 1 or tokens, hidden)`.
+        """
+        stream = self.carried(x) + self.join(self.mix(x, bias)).to(x.dtype)
+        return stream if self.norm_first else self.attention_norm(stream)
+
+    def feed(self, x: Tensor) -> Tensor:
+        """Apply the feed-forward sublayer.
+
+        Args:
+            x: The stream behind the attention sublayer, `(batch, 1 or tokens, hidden)`.
+
+        Returns:
+            The stream behind the layer, of the same shape.
+        """
+        stream = x + self.gather(self.excite(x)).to(x.dtype)
         return stream if self.norm_first else self.ffn_norm(stream)
 
     def carried(self, x: Tensor) -> Tensor:
@@ -144,6 +170,7 @@ class PlainLayer(nn.Module):
         if self.query is None or self.key is None or self.value is None or self.num_heads == 0:
             return self.carried(x)[..., :0]
         x = self.attention_norm(x) if self.norm_first else x
+        x = x.to(self.attention_dtype)
         # q: (batch, heads, 1 or tokens, head_size); k, v: (batch, heads, tokens, head_size)
         q = self._split(self.query(self.carried(x)))
         k, v = self._split(self.key(x)), self._split(self.value(x))
@@ -173,7 +200,7 @@ class PlainLayer(nn.Module):
         if self.num_neurons == 0:
             return x[..., :0]
         x = self.ffn_norm(x) if self.norm_first else x
-        return _ACTIVATIONS[self.activation](self.ffn_in(x))
+        return _ACTIVATIONS[self.activation](self.ffn_in(x.to(self.ffn_dtype)))
 
     def gather(self, features: Tensor) -> Tensor:
         """Apply the second FFN projection; without neurons its bias is all that remains.
@@ -186,15 +213,31 @@ class PlainLayer(nn.Module):
         """
         return self.ffn_out(features) if self.num_neurons else _bias(self.ffn_out)
 
-    def int8_linears(self) -> list[nn.Linear]:
-        """Return the projections that the plan runs in int8."""
+    def linears_in(self, precision: Precision) -> list[nn.Linear]:
+        """Return the projections that the plan runs in a precision; none of dropped sublayers.
+
+        Args:
+            precision: The precision.
+        """
         linears: list[nn.Linear] = []
-        if self.attention_precision is Precision.INT8 and self.num_heads:
+        if self.attention_precision is precision and self.num_heads:
             linears += [cast("nn.Linear", p) for p in (self.query, self.key, self.value)]
             linears.append(self.output)
-        if self.ffn_precision is Precision.INT8 and self.num_neurons:
+        if self.ffn_precision is precision and self.num_neurons:
             linears += [self.ffn_in, self.ffn_out]
         return linears
+
+    def halve_(self) -> None:
+        """Convert the projections that the plan runs in half, in place.
+
+        Between them the sublayer runs in half too; norms and the stream stay in fp32.
+        """
+        for precision, dtype in HALVES.items():
+            for linear in self.linears_in(precision):
+                linear.to(dtype)
+        if self.num_heads:
+            self.attention_dtype = HALVES.get(self.attention_precision, torch.float32)
+        self.ffn_dtype = HALVES.get(self.ffn_precision, torch.float32)
 
     def _split(self, x: Tensor) -> Tensor:
         shape = (x.shape[0], x.shape[1], self.num_heads, self.head_size)
@@ -292,9 +335,11 @@ class PlainEncoder(nn.Module):
             Logits, `(batch, labels)`.
         """
         x, mask = self.embed(*inputs)
-        bias = attention_bias(mask, x.dtype)
-        for layer in self.layers:
-            x = layer(x, bias)
+        layers = [cast("PlainLayer", layer) for layer in self.layers]
+        kinds = dict.fromkeys(layer.attention_dtype for layer in layers)
+        biases = {kind: attention_bias(mask, kind) for kind in kinds}
+        for layer in layers:
+            x = layer(x, biases[layer.attention_dtype])
         if self.final_norm is not None:
             x = self.final_norm(x)
         return self.head(x, mask)  # type: ignore[no-any-return]
@@ -309,21 +354,31 @@ class PlainEncoder(nn.Module):
         embedded = self.embedding(named[self.main_input], named.get(TOKEN_TYPES))
         return embedded, named["attention_mask"]
 
-    def int8_linears(self) -> list[nn.Linear]:
-        """Return the projections that the plan runs in int8."""
-        return [
-            linear for layer in self.layers for linear in cast("PlainLayer", layer).int8_linears()
-        ]
+    def linears_in(self, precision: Precision) -> list[nn.Linear]:
+        """Return the projections that the plan runs in a precision; none of dropped sublayers.
+
+        Args:
+            precision: The precision.
+        """
+        layers = (cast("PlainLayer", layer) for layer in self.layers)
+        return [linear for layer in layers for linear in layer.linears_in(precision)]
+
+    def halve_(self) -> None:
+        """Convert the projections that the plan runs in half, in place."""
+        for layer in self.layers:
+            cast("PlainLayer", layer).halve_()
 
 
 def attention_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """Return what is added to attention scores, `(batch, 1, 1, tokens)`.
 
+    It is finite, and so is its sum with a score: a row of padding only gives no NaN.
+
     Args:
         mask: `(batch, tokens)`, 1 at real tokens.
         dtype: Of the scores.
     """
-    return ((mask == 0).to(dtype) * torch.finfo(dtype).min)[:, None, None, :]
+    return ((mask == 0).to(dtype) * (torch.finfo(dtype).min / 2))[:, None, None, :]
 
 
 def plain(encoder: Encoder) -> PlainEncoder:

@@ -16,6 +16,8 @@ class Precision(StrEnum):
 
     FP32 = "fp32"
     INT8 = "int8"
+    BF16 = "bf16"
+    FP16 = "fp16"
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from tcompress.export.exact import (
     fold_value_bias,
     without_token_types,
 )
-from tcompress.export.exporting import FORMATS, write_export
+from tcompress.export.exporting import write_export
 from tcompress.export.parity import parity_batches
 from tcompress.loading import load
 from tcompress.plain import PlainEncoder
@@ -106,7 +106,7 @@ def test_what_was_applied_is_counted(
 
 def test_the_onnx_file_adds_no_bias_to_keys_and_values(bert: Encoder, tmp_path: Path) -> None:
     biases = {}
-    for precision in Precision:
+    for precision in (Precision.FP32, Precision.INT8):
         bert.plan = bert.plan.with_precision(precision)
         (tmp_path / precision).mkdir()
         details = write_export(bert, "onnx", tmp_path / precision)
@@ -190,12 +190,11 @@ def test_token_types_of_single_texts_other_than_0_are_not_folded(bert: Encoder) 
         without_token_types(bert)
 
 
-@pytest.mark.parametrize("kind", FORMATS)
 def test_every_format_can_do_without_token_types(
-    kind: str, bert: Encoder, uneven_plan: CompressionPlan, tmp_path: Path
+    any_format: str, bert: Encoder, uneven_plan: CompressionPlan, tmp_path: Path
 ) -> None:
     prune_(bert, uneven_plan)
-    details = write_export(without_token_types(bert), kind, tmp_path)
+    details = write_export(without_token_types(bert), any_format, tmp_path)
     assert details["input_names"] == ["input_ids", "attention_mask"]
     assert details["transforms"]["token_types_folded"]
     assert details["parity"]["max_abs_difference"] < 1e-5

@@ -28,7 +28,7 @@ LOAD_WITHOUT_TCOMPRESS = {
 }
 
 
-@pytest.mark.parametrize("precision", list(Precision))
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8])
 def test_onnx_equals_its_source_at_every_shape(
     any_encoder: Encoder, uneven_plan: CompressionPlan, precision: Precision, tmp_path: Path
 ) -> None:
@@ -80,7 +80,7 @@ def test_the_onnx_file_holds_what_the_plan_asks_for(
 
 def test_int8_makes_the_layers_four_times_smaller(bert: Encoder, tmp_path: Path) -> None:
     sizes = {}
-    for precision in Precision:
+    for precision in (Precision.FP32, Precision.INT8):
         bert.plan = bert.plan.with_precision(precision)
         directory = tmp_path / precision
         directory.mkdir()
