@@ -9,7 +9,7 @@ from torch import nn
 
 from tcompress.encoder import Encoder, copy_carried_files
 from tcompress.errors import ExportError
-from tcompress.plain import HALVES, PlainEncoder
+from tcompress.plain import PlainEncoder
 from tcompress.preprocessing import TOKEN_TYPES, Batch, TextPreprocessor
 from tcompress.runtime import (
     MODEL_FILES,
@@ -85,7 +85,6 @@ def _write(
             "tcompress.precision": encoder.plan.precision,
             "tcompress.labels": json.dumps(list(encoder.labels)),
         }
-        _check_no_half(deployed)
         write_onnx(deployed, path, metadata=metadata, reduce_range=reduce_range)
     elif kind == TORCHSCRIPT_KIND:
         write_torchscript(deployed, path, inputs)
@@ -94,16 +93,6 @@ def _write(
     else:
         msg = f"unknown format {kind!r}; known are: {', '.join(FORMATS)}"
         raise ExportError(msg)
-
-
-def _check_no_half(deployed: PlainEncoder) -> None:
-    for precision in HALVES:
-        if deployed.linears_in(precision):
-            msg = (
-                f"ONNX files run int8 and fp32, and the plan asks for {precision}; export "
-                "--format torchscript or program, or quantize --precision int8 or mixed"
-            )
-            raise ExportError(msg)
 
 
 def _parity(

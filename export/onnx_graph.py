@@ -53,8 +53,15 @@ def write_onnx(
         reduce_range: Whether int8 weights use 7 bits, for CPUs whose int8 products saturate.
 
     Raises:
-        ExportError: If the file does not hold the operators that the plan asks for.
+        ExportError: If the plan asks for bf16, or the file does not hold the operators that the
+            plan asks for.
     """
+    if deployed.linears_in(Precision.BF16):
+        msg = (
+            "ONNX Runtime has no bf16 products on a CPU, so parity could not be checked; quantize "
+            "--precision fp16, or export --format torchscript or program"
+        )
+        raise ExportError(msg)
     writer = GraphWriter(reduce_range=reduce_range)
     with writer.scope("embedding"):
         x = _embedding(writer, deployed)
@@ -83,7 +90,7 @@ def expected_operators(deployed: PlainEncoder) -> Counter[str]:
     return Counter(
         {
             "Attention": sum(layer.num_heads > 0 for layer in layers),
-            "MatMulIntegerToFloat": len(deployed.int8_linears()),
+            "MatMulIntegerToFloat": len(deployed.linears_in(Precision.INT8)),
         }
     )
 
@@ -98,7 +105,7 @@ def _check_operators(deployed: PlainEncoder, nodes: Sequence[onnx.NodeProto]) ->
 
 def _embedding(writer: GraphWriter, deployed: PlainEncoder) -> str:
     module, main = deployed.embedding, deployed.main_input
-    int8 = bool(deployed.int8_linears())
+    int8 = bool(deployed.linears_in(Precision.INT8))
     if isinstance(module.tokens, nn.Embedding):
         x = writer.rows("tokens", module.tokens.weight, main, int8=int8)
     else:
