@@ -11,7 +11,7 @@ from tcompress.encoder import Encoder
 from tcompress.errors import ParityError
 from tcompress.export import onnx_graph
 from tcompress.export.deployment import deploy
-from tcompress.export.exporting import FORMATS, write_export
+from tcompress.export.exporting import write_export
 from tcompress.export.onnx_graph import expected_operators
 from tcompress.export.parity import parity_batches
 from tcompress.loading import load
@@ -25,6 +25,9 @@ LOAD_WITHOUT_TCOMPRESS = {
     " run = lambda d: f(*map(torch.from_numpy, d.values())).detach().numpy()",
     "program": "import torch; f = torch.export.load({path!r}).module();"
     " run = lambda d: f(*map(torch.from_numpy, d.values())).detach().numpy()",
+    "openvino": "sys.modules['openvino_telemetry'] = None; import openvino as o;"
+    " f = o.compile_model({path!r}, 'CPU', {{'INFERENCE_PRECISION_HINT': 'f32'}});"
+    " run = lambda d: f(d)[0]",
 }
 
 
@@ -101,19 +104,18 @@ def test_the_same_encoder_gives_the_same_file(bert: Encoder, tmp_path: Path) -> 
     assert files[0] == files[1]
 
 
-@pytest.mark.parametrize("kind", FORMATS)
 def test_a_file_answers_in_a_process_without_tcompress(
-    kind: str, bert: Encoder, tmp_path: Path
+    any_format: str, bert: Encoder, tmp_path: Path
 ) -> None:
-    write_export(bert, kind, tmp_path)
+    write_export(bert, any_format, tmp_path)
     batch = next(parity_batches(bert))
     np.savez(tmp_path / "batch.npz", **batch)
     script = (
-        f"import sys, numpy as np; {LOAD_WITHOUT_TCOMPRESS[kind]}; "
+        f"import sys, numpy as np; {LOAD_WITHOUT_TCOMPRESS[any_format]}; "
         "y = run(dict(np.load({batch!r}))); np.save({out!r}, y); "
         "assert not [m for m in sys.modules if m.startswith('tcompress')]"
     ).format(
-        path=str(tmp_path / MODEL_FILES[kind]),
+        path=str(tmp_path / MODEL_FILES[any_format]),
         batch=str(tmp_path / "batch.npz"),
         out=str(tmp_path / "out.npy"),
     )
@@ -186,15 +188,27 @@ def test_logits_that_are_not_finite_fail_parity(bert: Encoder) -> None:
         check_parity(bert, lambda batch: bert.predict(batch)[:, :1], FP32_LIMITS)
 
 
-def test_an_export_opens_in_one_call_and_answers(text_workspace: Path, tcompress) -> None:
+def test_an_export_opens_in_one_call_and_answers(
+    any_format: str, text_workspace: Path, tcompress
+) -> None:
     tcompress("prune", "--heads", "0.3", "--workspace", text_workspace)
     tcompress("quantize", "--workspace", text_workspace)
-    for kind in FORMATS:
-        result = tcompress("export", "--format", kind, "--workspace", text_workspace)
-        assert result.exit_code == 0, result.output
-        exported = load(text_workspace / "artifacts/export" / kind)
-        source = load(text_workspace / "artifacts/prune")
-        assert (exported.kind, exported.labels) == (kind, source.labels)
-        batch = source.preprocessor.random_batch(3, 11)
-        assert np.abs(exported.predict(batch) - source.predict(batch)).max() < 0.5
-        assert (text_workspace / "artifacts/export" / kind / "tokenizer.json").is_file()
+    result = tcompress("export", "--format", any_format, "--workspace", text_workspace)
+    assert result.exit_code == 0, result.output
+    exported = load(text_workspace / "artifacts/export" / any_format)
+    source = load(text_workspace / "artifacts/prune")
+    assert (exported.kind, exported.labels) == (any_format, source.labels)
+    batch = source.preprocessor.random_batch(3, 11)
+    assert np.abs(exported.predict(batch) - source.predict(batch)).max() < 0.5
+    assert (text_workspace / "artifacts/export" / any_format / "tokenizer.json").is_file()
+
+
+def test_a_missing_extra_ends_with_6_and_the_line_that_installs_it(
+    model_directories, tcompress, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    words = ("--model", model_directories("bert"), "--output", tmp_path / "x")
+    result = tcompress("export", "--format", "openvino", *words)
+    assert result.exit_code == 6
+    assert 'pip install "tcompress[openvino]"' in result.stderr
+    assert not (tmp_path / "x").exists()
