@@ -246,8 +246,8 @@ def _product(side: int, *, int8: bool) -> bytes:
     rng = np.random.default_rng(1)
     floats = rng.standard_normal((side, side), dtype=np.float32)
     if int8:
-        arrays = {"w": np.clip(32 * floats, -127, 127).astype(np.int8)}
-        arrays["scale"] = np.full(side, 1 / 32, np.float32)
+        weight = np.clip(32 * floats, -127, 127).astype(np.int8)
+        arrays: Feed = {"w": weight, "scale": np.full(side, 1 / 32, np.float32)}
         node = helper.make_node(
             "DynamicQuantizeMatMul", ["x", *arrays], ["y"], domain="com.microsoft"
         )

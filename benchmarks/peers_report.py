@@ -9,6 +9,8 @@ import click
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from tcompress.evaluate.latency import FEWEST_ROUNDS
+
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 _COLORS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2")
 Row = dict[str, Any]
@@ -75,7 +77,8 @@ _HOW_TO_READ = """\
   256 test texts in their order, in batches of 8, padded to the longest of the batch.
 - A cell is the median duration of a call, and in brackets how many times as fast as PyTorch that
   is: the median over rounds of the ratio within the round, ± half of its 95 % bootstrap interval.
-  Ratios come from the same rounds, medians from all samples: trust ratios more.
+  Ratios come from the same rounds, medians from all samples: trust ratios more. `?`: too few rounds
+  for an interval.
 - *PyTorch fp32, again* is the baseline raced against itself: how far its ratio is from 1 is how
   far others may be off.
 - Accuracy is on all {test:,} test examples. The drop is in points, against PyTorch fp32 on the same
@@ -192,7 +195,9 @@ def _cell(found: Row | None) -> str:
         return ""
     if found["speedup"] is None:
         return f"{found['median_ms']:.2f}"
-    return f"{found['median_ms']:.2f} ({found['speedup']['value']:.2f} ± {found['half_width']:.2f})"
+    known = found["speedup"]["blocks"] >= FEWEST_ROUNDS  # fewer cannot give a 95 % interval
+    width = f"{found['half_width']:.2f}" if known else "?"
+    return f"{found['median_ms']:.2f} ({found['speedup']['value']:.2f} ± {width})"
 
 
 def _accuracy(row: Row) -> tuple[str, str]:

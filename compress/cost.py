@@ -19,7 +19,7 @@ from tcompress.encoder import Encoder
 from tcompress.errors import ArtifactError, RequestError
 from tcompress.plan import CompressionPlan
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Engine(StrEnum):
@@ -32,10 +32,12 @@ class Engine(StrEnum):
 
 PRECISIONS = {
     Engine.ONNXRUNTIME: ("int8", "fp32"),
-    Engine.PYTORCH: ("fp32", "int8"),
+    Engine.PYTORCH: ("fp32", "int8", "bf16"),
     Engine.CUDA: ("fp32", "bf16", "fp16"),
 }
 """What each engine can run; its default first."""
+MIXED = "mixed"
+"""In place of one precision: every plan's own."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Serving:
 
     Attributes:
         engine: `onnxruntime` or `pytorch` on the CPU; `cuda` is PyTorch on the GPU.
-        precision: One of the engine's `PRECISIONS`.
+        precision: One of the engine's `PRECISIONS`, or `MIXED`.
         batch: Examples per call.
         tokens: Tokens per example.
         threads: Threads of the engine's matrix products.
@@ -60,7 +62,7 @@ class Serving:
         """Coerce the engine and check the rest."""
         object.__setattr__(self, "engine", Engine(self.engine))
         known = PRECISIONS[self.engine]
-        if self.precision not in known:
+        if self.precision not in (*known, MIXED):
             msg = f"{self.engine} runs {', '.join(known)}, not {self.precision!r}"
             raise RequestError(msg)
         if min(self.batch, self.tokens, self.threads) < 1:
@@ -88,7 +90,8 @@ class LatencyMeter(Protocol):
         """Measure plans in turns against each other.
 
         Args:
-            plans: What to keep of the encoder; only the numbers of heads and neurons matter.
+            plans: What to keep of the encoder; only the numbers of heads and neurons matter, and
+                the precisions where the serving is `MIXED`.
             budget_s: When to stop at the latest.
 
         Returns:

@@ -6,21 +6,21 @@ from typing import Any
 
 from tcompress.artifact import Artifact
 from tcompress.data import Examples
-from tcompress.encoder import Encoder, label_indices
+from tcompress.encoder import Encoder
 from tcompress.errors import RequestError
 from tcompress.stages import StageRun
 
 from .calibration import BATCH_SIZE, known_scores, score_on_examples
 from .cost import OpenMeter
 from .criteria import Criterion
+from .judging import Selection
 from .prune_recipe import PruneRecipe
-from .pruner import Pruner, Selection
+from .pruner import Pruner
 from .scores import HeadScores
 from .surgeon import Surgeon
 
 _SURGEON_EXAMPLES = 1024
 _SCORING_EXAMPLES = 512
-_SELECTION_EXAMPLES = 4096
 
 
 @dataclass
@@ -68,13 +68,15 @@ class PruneStage:
             console.warn("no examples to reconstruct on; name some with --data")
         scores, surgeon = self._importance(encoder)
         calibration = self.run.encode(encoder, self._examples) if self._reconstructs else None
+        judged = self.run.data.workspace is not None
+        selection = Selection.of(self.run, encoder) if judged else None
         outcome, details = Pruner(
             encoder,
             self.recipe,
             scores,
             surgeon=surgeon,
             calibration=calibration,
-            selection=self._selection(encoder),
+            selection=selection,
             open_meter=self.open_meter,
             progress=console.track,
             tell=console.say,
@@ -110,10 +112,3 @@ class PruneStage:
         calibration = {"examples": len(examples), "digest": examples.digest, "labels": None}
         surgeon = Surgeon.of(encoder, batches, calibration, run.console.track)
         return surgeon.scores, surgeon
-
-    def _selection(self, encoder: Encoder) -> Selection | None:
-        if self.run.data.workspace is None:
-            return None
-        examples = self.run.data.workspace_split("validation").sample(_SELECTION_EXAMPLES, 0)
-        labels = None if examples.labels is None else label_indices(encoder.labels, examples)
-        return Selection(self.run.encode(encoder, examples), labels)

@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from torch import Tensor
-
 from tcompress.encoder import Encoder
 from tcompress.errors import RequestError
 from tcompress.plan import CompressionPlan
@@ -16,9 +14,9 @@ from tcompress.preprocessing import Encoded
 
 from .cost import LatencyMeter, OpenMeter
 from .cost_measuring import known_costs
-from .judging import agreement, mean_divergence, predict_all
+from .judging import Judge, Selection, Verdict
 from .planning import LatencyCosts, MacCosts, Planner, smallest_within_loss
-from .prediction import divergence_for, expected_accuracy
+from .prediction import expected_accuracy
 from .prune_recipe import PruneRecipe
 from .pruning import prune_
 from .reconstruction import Refit, reconstruct_
@@ -33,24 +31,8 @@ _LATENCY_TOLERANCE = 0.02
 _LATENCY_ATTEMPTS = 4
 _LATENCY_BUDGET_S = 10.0
 _DROP_PROBES = 4
-_DROP_CAUTION = 0.6
-"""The expected drop may use this part of the one allowed: what comes out scatters around it."""
 _LEAST_DIVERGENCE = 1e-9
 """What rounding makes of none."""
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Examples that a pruned encoder is judged by before it leaves the stage.
-
-    Attributes:
-        encoded: The inputs.
-        labels: Right classes, `(examples,)`; None where there are none: then the unpruned
-            encoder's answers count as right, and the accuracy is the agreement with it.
-    """
-
-    encoded: Encoded
-    labels: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -60,16 +42,12 @@ class Outcome:
     Attributes:
         encoder: The encoder.
         refits: What reconstruction gave.
-        divergence: Mean KL(unpruned || pruned) in nats; None without a selection split.
-        accuracy: Fraction right; likewise.
-        expected: The accuracy that the divergence lets expect, which scatters less; likewise.
+        verdict: How it answers beside the unpruned one; None without a selection split.
     """
 
     encoder: Encoder
     refits: list[Refit]
-    divergence: float | None = None
-    accuracy: float | None = None
-    expected: float | None = None
+    verdict: Verdict | None = None
 
 
 class Pruner:
@@ -105,7 +83,7 @@ class Pruner:
         self._scores = scores
         self._surgeon = surgeon
         self._calibration = calibration
-        self._selection = selection
+        self._judge = None if selection is None else Judge(encoder, selection)
         self._open_meter = open_meter
         self._progress = progress
         self._tell = tell
@@ -195,47 +173,19 @@ class Pruner:
                 student, self._encoder, self._calibration, progress=self._progress
             )
         outcome = Outcome(student, refits)
-        if self._selection is None:
+        if self._judge is None:
             return outcome
-        logits = predict_all(student, self._selection.encoded)
-        divergence = mean_divergence(self._answers, logits)
-        return replace(
-            outcome,
-            divergence=divergence,
-            accuracy=agreement(logits, self._truth),
-            expected=expected_accuracy(self._answers, self._truth, divergence),
-        )
-
-    @cached_property
-    def _answers(self) -> Tensor:
-        """The unpruned encoder's logits on the selection split."""
-        assert self._selection is not None
-        return predict_all(self._encoder, self._selection.encoded)
-
-    @cached_property
-    def _truth(self) -> Tensor:
-        assert self._selection is not None
-        labels = self._selection.labels
-        return self._answers.argmax(-1) if labels is None else labels
-
-    @property
-    def _accuracy(self) -> float:
-        return agreement(self._answers, self._truth)
+        return replace(outcome, verdict=self._judge.verdict(student.predict))
 
     def _judged(self, outcome: Outcome) -> dict[str, Any] | None:
-        if self._selection is None:
+        if self._judge is None:
             return None
         return {
-            "examples": len(self._truth),
-            "labels": "data" if self._selection.labels is not None else "unpruned encoder",
-            "accuracy_before": self._accuracy,
-            "accuracy": outcome.accuracy,
-            "accuracy_expected": outcome.expected,
-            "divergence": outcome.divergence,
-            "accuracy_predicted": self._predicted(outcome.encoder.plan),
+            **self._judge.record(outcome.verdict),
+            "accuracy_predicted": self._predicted(self._judge, outcome.encoder.plan),
         }
 
-    def _predicted(self, plan: CompressionPlan) -> float | None:
+    def _predicted(self, judge: Judge, plan: CompressionPlan) -> float | None:
         """Return the accuracy that the plan let expect, where its loss is a divergence.
 
         The calibration examples were mostly trained on, so the encoder is surer of them; the loss
@@ -243,8 +193,8 @@ class Pruner:
         """
         if self._surgeon is None or self._calibration is None:
             return None
-        ratio = float(doubt(self._answers).mean()) / self._surgeon.survey.doubt
-        return expected_accuracy(self._answers, self._truth, ratio * self._macs.loss(plan))
+        ratio = float(doubt(judge.answers).mean()) / self._surgeon.survey.doubt
+        return expected_accuracy(judge.answers, judge.truth, ratio * self._macs.loss(plan))
 
     def _timed_plan(self) -> tuple[CompressionPlan, dict[str, Any]]:
         """Plan by the table of costs, time the plan itself, and correct what the table missed."""
@@ -291,22 +241,23 @@ class Pruner:
 
         Between probes the divergence is taken for a power of the predicted loss.
         """
-        bound = divergence_for(self._answers, self._truth, _DROP_CAUTION * max_drop)
-        bound = max(bound, _LEAST_DIVERGENCE)
+        assert self._judge is not None
+        bound = self._judge.bound(max_drop)
         planner = self._macs
         plan = self._within(planner, planner.total(self._encoder.plan) / 2, self._asked)
         probes: list[tuple[float, float]] = []
         best: Outcome | None = None
         for number in range(1, _DROP_PROBES + 1):
             outcome = self._cut(plan)
-            assert outcome.divergence is not None
-            probe = (planner.loss(plan), outcome.divergence)
+            verdict = outcome.verdict
+            assert verdict is not None
+            probe = (planner.loss(plan), verdict.divergence)
             probes.append((max(probe[0], _LEAST_DIVERGENCE), max(probe[1], _LEAST_DIVERGENCE)))
             removed = 1 - planner.total(plan) / planner.total(self._encoder.plan)
-            fits = self._stays_inside(outcome, max_drop, bound)
+            fits = self._judge.stays_inside(verdict, max_drop)
             self._tell(
                 f"prune: probe {number}, {removed:.0%} of the MACs removed: accuracy "
-                f"{outcome.accuracy:.4f} (expected {outcome.expected:.4f}), "
+                f"{verdict.accuracy:.4f} (expected {verdict.expected:.4f}), "
                 f"{'inside' if fits else 'too low, or too close to it'}"
             )
             if fits and (best is None or _size(outcome) < _size(best)):
@@ -320,12 +271,6 @@ class Pruner:
             self._tell(f"prune: nothing can go within --max-drop {max_drop:g}")
             return Outcome(replace(self._encoder), [])
         return best
-
-    def _stays_inside(self, outcome: Outcome, max_drop: float, bound: float) -> bool:
-        assert outcome.divergence is not None
-        assert outcome.accuracy is not None
-        inside = self._accuracy - outcome.accuracy <= max_drop
-        return inside and outcome.divergence <= bound * 1.02
 
 
 def _timed(

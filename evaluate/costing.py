@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 from torch import nn
 
-from tcompress.compress.cost import Serving
+from tcompress.compress.cost import MIXED, Serving
 from tcompress.encoder import Encoder
 from tcompress.errors import RequestError
 from tcompress.plan import CompressionPlan, Precision
@@ -85,7 +85,8 @@ class EngineMeter:
         """Measure plans in turns; see `LatencyMeter.latencies_ms`.
 
         Args:
-            plans: What to keep of the encoder; the precision is the meter's.
+            plans: What to keep of the encoder; the precision is the meter's, unless that is
+                `MIXED`.
             budget_s: When to stop at the latest, models made and all; one round is made anyway.
 
         Raises:
@@ -93,8 +94,10 @@ class EngineMeter:
             MeasurementError: If the engine fails.
         """
         deadline = time.perf_counter() + budget_s
-        precision = Precision.INT8 if self.serving.precision == "int8" else Precision.FP32
-        self._process.ask("prepare", plans=[plan.with_precision(precision) for plan in plans])
+        if self.serving.precision != MIXED:
+            precision = Precision(self.serving.precision)
+            plans = [plan.with_precision(precision) for plan in plans]
+        self._process.ask("prepare", plans=list(plans))
         first, *others = (str(index) for index in range(len(plans)))
         outcome = race(
             {name: _Shape(self._process, int(name)) for name in (first, *others)},

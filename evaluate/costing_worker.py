@@ -86,7 +86,7 @@ class CostingWorker:
         if self._is_exported:
             return open_model_file(ONNX_KIND, self._directory / str(index), list(self._batch))
         shaped = shape_like(self._encoder, self._shapes[index])
-        return open_pytorch(shaped, self._serving.device, self._serving.precision)
+        return open_pytorch(shaped, self._serving.device, "plan")
 
     def _export(self, plan: "CompressionPlan", directory: Path) -> None:
         from tcompress.export.deployment import deploy

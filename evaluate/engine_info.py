@@ -10,7 +10,7 @@ class EngineInfo:
     """What an engine process says about itself once it has opened its artifact.
 
     Attributes:
-        backend: `pytorch`, `onnxruntime`, `torchscript` or `torch.export`.
+        backend: `pytorch`, `onnxruntime`, `torchscript`, `torch.export` or `openvino`.
         device: `cpu` or `cuda`.
         threads: Threads that its matrix products may use.
         labels: Class names, in the order of the logits.

@@ -61,8 +61,8 @@ class WorkerProcess:
         threads = min(threads or usable_cpus(), usable_cpus())
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         # -P: a file named torch.py in the user's directory is not torch.
-        own = isinstance(program, str)
-        command = [sys.executable, "-P", "-m", program] if own else [*program]
+        own = (sys.executable, "-P", "-m")
+        command = (*own, program) if isinstance(program, str) else tuple(program)
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

@@ -25,7 +25,7 @@ class Subject:
         name: How the report calls it.
         directory: Where it is.
         stage: Stage that wrote it; `source` for the unpruned model.
-        kind: `encoder`, `onnx`, `torchscript` or `program`.
+        kind: `encoder`, `onnx`, `torchscript`, `program` or `openvino`.
         precision: Number format of its matrix products on a CPU.
         size_bytes: Size of its weights or model file, without tokenizer and configuration.
         plan: What it keeps of the source; None for a model directory, which keeps everything.

@@ -6,7 +6,7 @@ from pathlib import Path
 from tcompress.artifact import ENCODER_KIND, Artifact, Manifest, Parent, is_artifact
 from tcompress.encoder import WEIGHTS_FILE
 from tcompress.errors import ModelError, RequestError
-from tcompress.runtime import MODEL_FILES
+from tcompress.runtime import ENGINE_FILES
 from tcompress.workspace import Workspace, reference_to
 
 from .measurement import Subject
@@ -116,5 +116,5 @@ def _subject(name: str, artifact: Artifact, *, stale: bool) -> Subject:
 
 
 def _model_bytes(manifest: Manifest) -> int:
-    wanted = {WEIGHTS_FILE, *MODEL_FILES.values()}
+    wanted = {WEIGHTS_FILE, *ENGINE_FILES}
     return sum(int(e["size_bytes"]) for name, e in manifest.files.items() if name in wanted)

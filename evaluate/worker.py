@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 ValueT = TypeVar("ValueT")
 DONE, REFUSED, FAILED = "done", "refused", "failed"
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
-_LIBRARIES = {"onnxruntime": ("onnxruntime",)}
+_LIBRARIES = {"onnxruntime": ("onnxruntime",), "openvino": ("openvino",)}
 
 
 class Worker:

@@ -1,26 +1,37 @@
 """The `export` command."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from tcompress.options import CONTEXT, Common, StageOptions, common_options, stage_options
+from tcompress.options import (
+    CONTEXT,
+    Common,
+    DataOptions,
+    StageOptions,
+    common_options,
+    data_options,
+    stage_options,
+)
 
 if TYPE_CHECKING:
+    from tcompress.data import Examples
     from tcompress.encoder import Encoder
     from tcompress.preprocessing import Batch
     from tcompress.stages import StageRun
 
 _REAL_EXAMPLES = 64
+_CALIBRATION_EXAMPLES = 300
 
 
 @click.command(context_settings=CONTEXT, short_help="Write a deployable file, checked for parity.")
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(("onnx", "torchscript", "program")),
+    type=click.Choice(("onnx", "torchscript", "program", "openvino")),
     default="onnx",
-    help="ONNX Runtime file, TorchScript file, or torch.export program.",
+    help="ONNX Runtime file, TorchScript file, torch.export program, or OpenVINO model.",
 )
 @click.option(
     "--precision",
@@ -35,18 +46,28 @@ _REAL_EXAMPLES = 64
     help="For single texts, whose token types are all 0: the file takes no token_type_ids.",
 )
 @stage_options
+@data_options
 @common_options
 def export(
-    kind: str, precision: str, fold_token_types: bool, stage: StageOptions, common: Common
+    kind: str,
+    precision: str,
+    fold_token_types: bool,
+    stage: StageOptions,
+    data: DataOptions,
+    common: Common,
 ) -> None:
     """Write a deployable file, and check that it computes what its source computes.
 
     The file takes any batch size and length. A file that fails the check is not accepted:
     nothing is left behind, and the exit code is not zero.
 
+    OpenVINO's int8 is calibrated: on training examples of the workspace, or on --data. The other
+    formats measure activations as they come and need no examples.
+
     \b
     Example:
       tcompress export --format onnx
+      tcompress export --format openvino --precision int8
       tcompress export --format torchscript --precision fp32 --model ./my-model --output ./served
     """
     from tcompress.loading import load_encoder
@@ -58,7 +79,9 @@ def export(
     from .exporting import write_export
 
     stages = ("prune", "finetune", "quantize")
-    run = StageRun.open("export", common, stage, builds_on=stages, output=("export", kind))
+    run = StageRun.open(
+        "export", common, stage, builds_on=stages, data=data, output=("export", kind)
+    )
     # Without int8 dot products, sums of two u8 x s8 products saturate unless weights use 7 bits.
     reduce_range = not has_int8_dot(cpu_features())
     recipe = {
@@ -67,6 +90,9 @@ def export(
         "reduce_range": reduce_range,
         "fold_token_types": fold_token_types,
     }
+    calibration = _calibration_examples(run, kind, precision)
+    if calibration is not None:
+        recipe |= {"calibration": calibration.digest}
     done = run.finished(recipe)
     if done is None:
         encoder = load_encoder(run.directory)
@@ -78,13 +104,19 @@ def export(
         if reduce_range and used != "fp32":
             run.console.warn("this CPU has no int8 dot products: int8 weights are kept to 7 bits")
         examples = _real_examples(run, encoder)
+        batches = _one_by_one(run, encoder, calibration)
         with run.console.step(f"export: writing and checking {kind} in {used}"):
             done = run.write(
                 kind,
                 encoder,
                 recipe,
                 lambda directory: write_export(
-                    encoder, kind, directory, reduce_range=reduce_range, examples=examples
+                    encoder,
+                    kind,
+                    directory,
+                    reduce_range=reduce_range,
+                    examples=examples,
+                    calibration=batches,
                 ),
                 used,
             )
@@ -110,3 +142,42 @@ def _real_examples(run: "StageRun", encoder: "Encoder") -> "tuple[Batch, ...]":
     except DataError as error:
         run.console.warn(f"parity is checked on random inputs only: {error}")
         return ()
+
+
+def _calibration_examples(run: "StageRun", kind: str, precision: str) -> "Examples | None":
+    """Return the examples to calibrate on; None where nothing needs to be calibrated.
+
+    Raises:
+        RequestError: If `--data` names examples that nobody would read, or no example is to be had.
+    """
+    from tcompress.errors import RequestError
+
+    if kind == "openvino" and _has_int8(run.directory, precision):
+        return run.data.training_examples().sample(_CALIBRATION_EXAMPLES, run.seed)
+    if run.data.options.data is not None:
+        msg = "--data is what OpenVINO's int8 is calibrated on; nothing else reads it: leave it out"
+        raise RequestError(msg)
+    return None
+
+
+def _has_int8(directory: Path, precision: str) -> bool:
+    """Tell whether a file of this precision would hold anything in int8."""
+    from tcompress.artifact import Manifest, is_artifact
+    from tcompress.plan import Precision
+
+    if precision != "plan":
+        return precision == Precision.INT8
+    if not is_artifact(directory):
+        return False
+    layers = Manifest.read(directory).plan.layers
+    return any(Precision.INT8 in (layer.attention, layer.feed_forward) for layer in layers)
+
+
+def _one_by_one(
+    run: "StageRun", encoder: "Encoder", examples: "Examples | None"
+) -> "tuple[Batch, ...]":
+    """Return examples as inputs, each alone: ranges are not to be taken from padding."""
+    if examples is None:
+        return ()
+    encoded = run.encode(encoder, examples)
+    return tuple(encoded.collate([position]) for position in range(len(examples)))

@@ -216,7 +216,7 @@ def _attention(writer: GraphWriter, layer: PlainLayer, x: str, source: str, mask
 
 
 def _feed_forward(writer: GraphWriter, layer: PlainLayer, x: str) -> str:
-    with writer.scope("ffn"):
+    with writer.scope("feed_forward"):
         if layer.num_neurons == 0:
             return _constant(writer, layer.ffn_out)
         products = _Products(writer, layer.ffn_precision)

@@ -42,7 +42,7 @@ class Manifest:
 
     Attributes:
         kind: `encoder` (weights that every stage can read), or the export format: `onnx`,
-            `torchscript`, `program`.
+            `torchscript`, `program`, `openvino`.
         stage: Stage that wrote it: `prune`, `finetune`, `quantize`, `export`.
         parent: The artifact or model directory it was made from.
         source: The unpruned source model.

@@ -129,7 +129,14 @@ def doctor(common: Common) -> None:
             (name, f"{'yes' if good else 'no'}: {why if good else why_not}")
             for name, (good, why, why_not) in verdicts.items()
         ),
+        ("OpenVINO", _openvino_verdict(machine["versions"])),
         *((f"{name}", version) for name, version in machine["versions"].items()),
     ]
     for name, value in rows:
         common.console.show(f"{name:<26}{value}")
+
+
+def _openvino_verdict(versions: dict[str, str]) -> str:
+    if {"openvino", "nncf"} <= set(versions):
+        return "yes: export --format openvino works here"
+    return 'no: not installed; pip install "tcompress[openvino]"'

@@ -33,6 +33,8 @@ _LIBRARIES = (
     "torch-pruning",
     "onnx",
     "onnxruntime",
+    "openvino",
+    "nncf",
     "optimum",
     "numpy",
 )

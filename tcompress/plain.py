@@ -340,6 +340,15 @@ class PlainEncoder(nn.Module):
         biases = {kind: attention_bias(mask, kind) for kind in kinds}
         for layer in layers:
             x = layer(x, biases[layer.attention_dtype])
+        return self.classify(x, mask)
+
+    def classify(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Return the logits, `(batch, labels)`.
+
+        Args:
+            x: The stream behind the last layer, `(batch, 1 or tokens, hidden)`.
+            mask: `(batch, tokens)`, 1 at real tokens.
+        """
         if self.final_norm is not None:
             x = self.final_norm(x)
         return self.head(x, mask)  # type: ignore[no-any-return]

@@ -103,8 +103,13 @@ class CompressionPlan:
     @property
     def precision(self) -> str:
         """The one precision of all sublayers, or `mixed`."""
-        used = {p for layer in self.layers for p in (layer.attention, layer.feed_forward)}
-        return used.pop().value if len(used) == 1 else "mixed"
+        used = self.precisions
+        return next(iter(used)).value if len(used) == 1 else "mixed"
+
+    @property
+    def precisions(self) -> frozenset[Precision]:
+        """The precisions of all sublayers."""
+        return frozenset(p for layer in self.layers for p in (layer.attention, layer.feed_forward))
 
     def with_precision(self, precision: Precision) -> Self:
         """Return the plan with every sublayer in one precision.

@@ -1,30 +1,38 @@
 """Exported files, opened in the engine that serves them."""
 
+import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from .artifact import Artifact
-from .errors import ArtifactError
+from .errors import ArtifactError, MachineError, MissingExtraError
 from .machine import usable_cpus
 from .preprocessing import Batch, Preprocessor, open_preprocessor
 
 ONNX_KIND = "onnx"
 TORCHSCRIPT_KIND = "torchscript"
 PROGRAM_KIND = "program"
+OPENVINO_KIND = "openvino"
 MODEL_FILES = {
     ONNX_KIND: "model.onnx",
     TORCHSCRIPT_KIND: "model.pt",
     PROGRAM_KIND: "model.pt2",
+    OPENVINO_KIND: "model.xml",
 }
+ENGINE_FILES = frozenset({*MODEL_FILES.values(), "model.bin"})
+"""All that engines read; OpenVINO keeps its weights in a second file."""
 BACKENDS = {
     ONNX_KIND: "onnxruntime",
     TORCHSCRIPT_KIND: "torchscript",
     PROGRAM_KIND: "torch.export",
+    OPENVINO_KIND: "openvino",
 }
+_TELEMETRY = "openvino_telemetry"
 
 Predict = Callable[[Batch], Any]
 
@@ -34,7 +42,7 @@ class ExportedEncoder:
     """An exported file, ready to answer.
 
     Attributes:
-        kind: `onnx`, `torchscript` or `program`.
+        kind: `onnx`, `torchscript`, `program` or `openvino`.
         labels: Class names, in the order of the logits.
         preprocessor: Turns examples into the file's inputs.
         directory: Where it was opened from.
@@ -56,6 +64,7 @@ def open_exported(artifact: Artifact) -> ExportedEncoder:
 
     Raises:
         ArtifactError: If its kind is unknown or the engine refuses the file.
+        MissingExtraError: If the engine is not installed.
     """
     manifest, directory = artifact.manifest, artifact.directory
     try:
@@ -75,7 +84,7 @@ def open_model_file(kind: str, directory: Path, input_names: list[str]) -> Predi
     """Open a file in its engine.
 
     Args:
-        kind: `onnx`, `torchscript` or `program`.
+        kind: `onnx`, `torchscript`, `program` or `openvino`.
         directory: Where the file is, under its usual name.
         input_names: The file's inputs, in their order.
 
@@ -84,6 +93,7 @@ def open_model_file(kind: str, directory: Path, input_names: list[str]) -> Predi
 
     Raises:
         ArtifactError: If the engine refuses the file.
+        MissingExtraError: If the engine is not installed.
     """
     if kind not in MODEL_FILES:
         msg = f"{directory}: unknown kind of artifact {kind!r}"
@@ -92,7 +102,11 @@ def open_model_file(kind: str, directory: Path, input_names: list[str]) -> Predi
     try:
         if kind == ONNX_KIND:
             return _open_onnx(path, input_names)
+        if kind == OPENVINO_KIND:
+            return _open_openvino(path, input_names)
         return _open_torch(kind, path, input_names)
+    except MachineError:
+        raise
     except Exception as error:  # the engines raise many kinds
         msg = f"{path}: the engine refuses it: {str(error).splitlines()[0]}"
         raise ArtifactError(msg) from error
@@ -113,6 +127,71 @@ def _open_onnx(path: Path, input_names: list[str]) -> Predict:
         return session.run(None, {name: batch[name] for name in input_names})[0]
 
     return predict
+
+
+def _open_openvino(path: Path, input_names: list[str]) -> Predict:
+    model = import_openvino().Core().read_model(path)
+    precision = model.get_rt_info(["tcompress", "precision"]).value
+    return serve_openvino(model, input_names, bf16=precision == "bf16")
+
+
+def serve_openvino(model: Any, input_names: Sequence[str], *, bf16: bool = False) -> Predict:
+    """Make an OpenVINO model ready to answer.
+
+    Args:
+        model: The `openvino.Model`.
+        input_names: Its inputs.
+        bf16: Whether to compute in bf16; the engine does by itself wherever the CPU can.
+
+    Returns:
+        A function from a batch to logits, `(batch, labels)` float32.
+    """
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": usable_cpus(),
+        "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+    }
+    compiled = import_openvino().compile_model(model, "CPU", settings)
+
+    def predict(batch: Batch) -> Any:
+        return compiled({name: batch[name] for name in input_names})[0]
+
+    return predict
+
+
+def import_openvino() -> Any:
+    """Return the module `openvino`.
+
+    Raises:
+        MissingExtraError: If it is not installed.
+    """
+    return _import_untold("openvino")
+
+
+def import_nncf() -> Any:
+    """Return the module `nncf`, which quantizes for OpenVINO.
+
+    Raises:
+        MissingExtraError: If it is not installed.
+    """
+    return _import_untold("nncf")
+
+
+def _import_untold(name: str) -> Any:
+    """Import a library of OpenVINO's without its telemetry, which is on unless the user finds out.
+
+    Both send an event as they are imported, and do without where the reporter is not installed.
+    """
+    told = sys.modules.get(_TELEMETRY)
+    sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise MissingExtraError("openvino", "OpenVINO") from error
+    finally:
+        del sys.modules[_TELEMETRY]
+        if told is not None:
+            sys.modules[_TELEMETRY] = told
 
 
 def _open_torch(kind: str, path: Path, input_names: list[str]) -> Predict:

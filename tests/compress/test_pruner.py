@@ -101,7 +101,7 @@ def test_the_record_says_how_the_selection_split_fared(bert: Encoder, prune: Pru
     agreed = predict_all(outcome.encoder, held_out).argmax(-1)
     agreed = agreed == predict_all(bert, held_out).argmax(-1)
     assert judged["accuracy"] == pytest.approx(float(agreed.double().mean()))
-    assert (judged["examples"], judged["labels"]) == (150, "unpruned encoder")
+    assert (judged["examples"], judged["labels"]) == (150, "source encoder")
     assert judged["accuracy_before"] == 1
     for key in ("accuracy_expected", "accuracy_predicted"):
         assert judged[key] == pytest.approx(judged["accuracy"], abs=0.1)

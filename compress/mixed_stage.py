@@ -1,0 +1,154 @@
+"""Mixed precision from artifact to artifact: measures, chooses, and confirms the choice."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from tcompress.artifact import Artifact
+from tcompress.data import Examples
+from tcompress.encoder import Encoder
+from tcompress.errors import RequestError
+from tcompress.plain import PlainEncoder
+from tcompress.plan import Precision
+from tcompress.preprocessing import Batch
+from tcompress.stages import StageRun
+
+from .cost import PRECISIONS, OpenMeter, Serving
+from .judging import Judge, Selection, Verdict
+from .mixed import (
+    Option,
+    choose,
+    in_precision,
+    int8_of,
+    lowerings,
+    measure_divergences,
+    measure_savings,
+    with_lowerings,
+)
+
+_BATCH_SIZE = 16
+_MEASURING_S = 30.0
+_ATTEMPTS = 8
+
+
+@dataclass
+class MixedStage:
+    """One run of `quantize --precision mixed`.
+
+    Attributes:
+        run: What it reads and writes.
+        serving: How the encoder will be run; its precision is `MIXED`.
+        max_drop: Largest accuracy drop, a fraction; None for the workspace's.
+        max_examples: Calibration examples.
+        open_meter: Starts an engine to time plans of the encoder.
+    """
+
+    run: StageRun
+    serving: Serving
+    max_drop: float | None
+    max_examples: int
+    open_meter: OpenMeter
+
+    def artifact(self) -> Artifact:
+        """Choose precisions and write the artifact, unless that is done.
+
+        Raises:
+            RequestError: If there is no workspace to confirm the drop in.
+        """
+        recipe = {
+            "precision": "mixed",
+            "serving": self.serving.to_json(),
+            "max_drop": self._allowed,
+            "max_examples": self.max_examples,
+            "seed": self.run.seed,
+            "data": self._examples.digest,
+        }
+        return self.run.transform(recipe, self._work)
+
+    @cached_property
+    def _allowed(self) -> float:
+        workspace = self.run.data.workspace
+        if workspace is None:
+            msg = (
+                "--precision mixed confirms --max-drop on a workspace's validation split; start "
+                "one with `tcompress init MODEL --data FILE`"
+            )
+            raise RequestError(msg)
+        return workspace.config.max_drop if self.max_drop is None else self.max_drop
+
+    @cached_property
+    def _examples(self) -> Examples:
+        return self.run.data.training_examples().sample(self.max_examples, self.run.seed)
+
+    def _work(self, encoder: Encoder) -> dict[str, Any]:
+        encoder.plan = encoder.plan.with_precision(Precision.FP32)
+        options = self._options(encoder)
+        judge = Judge(encoder, Selection.of(self.run, encoder))
+        chosen, verdict = self._confirmed(encoder, options, judge)
+        encoder.plan = with_lowerings(encoder.plan, [option.lowering for option in chosen])
+        return {
+            "calibration": {"examples": len(self._examples), "digest": self._examples.digest},
+            "serving": self.serving.to_json(),
+            "options": [
+                {
+                    **asdict(option.lowering),
+                    "divergence": option.divergence,
+                    "saved_ms": option.saved_ms,
+                    "chosen": option in chosen,
+                }
+                for option in options
+            ],
+            "selection": judge.record(verdict),
+        }
+
+    def _options(self, encoder: Encoder) -> list[Option]:
+        """Measure every lowering that the engine can run."""
+        engine, console = self.serving.engine, self.run.console
+        known = [Precision(name) for name in PRECISIONS[engine]]
+        candidates = lowerings(encoder.plan, [p for p in known if p is not Precision.FP32])
+        encoded = self.run.encode(encoder, self._examples)
+        batches = console.track(
+            (batch for _, batch in encoded.batches(_BATCH_SIZE)),
+            "quantize: how much the answers depend on each sublayer's precision",
+            -(-len(self._examples) // _BATCH_SIZE),
+        )
+        divergences = measure_divergences(encoder, batches, candidates, int8_of(engine))
+        console.say(f"quantize: what lower precisions save in {engine}")
+        with self.open_meter(encoder, self.serving) as meter:
+            saved = measure_savings(encoder.plan, candidates, meter, _MEASURING_S)
+        return [Option(each, divergences[each], saved[each]) for each in candidates]
+
+    def _confirmed(
+        self, encoder: Encoder, options: Sequence[Option], judge: Judge
+    ) -> tuple[list[Option], Verdict | None]:
+        """Step the budget down until what it chooses stays within the drop."""
+        budget = judge.bound(self._allowed)
+        for _ in range(_ATTEMPTS):
+            chosen = choose(options, budget)
+            if not chosen:
+                break
+            plan = with_lowerings(encoder.plan, [option.lowering for option in chosen])
+            module = in_precision(encoder, plan, int8_of(self.serving.engine))
+            verdict = judge.verdict(_predict_of(module))
+            fits = judge.stays_inside(verdict, self._allowed)
+            self.run.console.say(
+                f"quantize: {len(chosen)} sublayers lowered: accuracy {verdict.accuracy:.4f} "
+                f"(expected {verdict.expected:.4f}), "
+                f"{'inside' if fits else 'too low, or too close to it'}"
+            )
+            if fits:
+                return chosen, verdict
+            budget = 0.5 * sum(option.divergence for option in chosen)
+        self.run.console.say(f"quantize: nothing can go lower within --max-drop {self._allowed:g}")
+        return [], None
+
+
+def _predict_of(module: PlainEncoder) -> Callable[[Batch], Any]:
+    def predict(batch: Batch) -> Any:
+        with torch.inference_mode():
+            return module(*(torch.from_numpy(batch[name]) for name in module.input_names)).numpy()
+
+    return predict
