@@ -90,7 +90,7 @@ def test_a_product_that_missed_int8_is_not_accepted(
         return lower(model, names[1:], *rest)
 
     monkeypatch.setattr(openvino_ir, "_lower", forgetful)
-    message = r"multiplies 1024 weights of layer\.0\.attention in int8, the plan asks for 4096"
+    message = r"multiplies 3072 weights of layer\.0\.attention in int8, the plan asks for 4096"
     with pytest.raises(ExportError, match=message):
         write_export(bert, "openvino", tmp_path, calibration=calibration(bert))
 
