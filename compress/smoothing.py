@@ -1,0 +1,108 @@
+"""Outliers moved from activations into weights, where that changes no answer."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tcompress.anatomy import Activation, LayerAnatomy
+from tcompress.encoder import Encoder
+
+from .ranges import Key, Product
+
+_SMALLEST = 1e-5
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Channels that one part of a layer gives and another reads, and nothing else reads.
+
+    Attributes:
+        product: The channels.
+        given_by: Parameters whose first dimension is the channels; dividing all of them divides
+            the channels.
+        read_by: Projections whose input channels they are.
+    """
+
+    product: Product
+    given_by: tuple[Tensor, ...]
+    read_by: tuple[nn.Linear, ...]
+
+
+def folds(layer: LayerAnatomy) -> Iterator[Fold]:
+    """Yield the channels of a layer that can be scaled without changing an answer.
+
+    Attention mixes tokens, not channels, so value channels can be; what a norm gives can be where
+    it stands before its sublayer, since behind a residual sum it also feeds the stream; neurons
+    can be behind a ReLU, as max(0, x / s) = max(0, x) / s.
+
+    Args:
+        layer: The layer.
+
+    Yields:
+        The channels; nothing of a sublayer that was dropped.
+    """
+    if layer.value is not None and layer.num_heads:
+        yield Fold(Product.MIXED, _parameters(layer.value), (layer.output,))
+    if layer.norm_first and layer.num_heads and layer.attention_norm.weight is not None:
+        norm = _parameters(layer.attention_norm)
+        yield Fold(Product.ATTENTION_INPUT, norm, layer.projections())
+    if layer.norm_first and layer.num_neurons and layer.ffn_norm.weight is not None:
+        yield Fold(Product.FFN_INPUT, _parameters(layer.ffn_norm), (layer.ffn_in,))
+    if layer.activation is Activation.RELU and layer.num_neurons:
+        yield Fold(Product.HIDDEN, _parameters(layer.ffn_in), (layer.ffn_out,))
+
+
+def _parameters(module: nn.Module) -> tuple[Tensor, ...]:
+    return tuple(module.parameters())
+
+
+@torch.no_grad()
+def smooth_(encoder: Encoder, extremes: Mapping[Key, Tensor], *, alpha: float = 0.5) -> None:
+    """Even out channels before int8, in place: divide them by s, multiply what reads them by s.
+
+    s_j = max|x_j|^alpha / max|W_j|^(1 - alpha), x_j a channel and W_j all weights that read it.
+
+    Args:
+        encoder: The encoder; its fp32 answers stay as they are, up to rounding.
+        extremes: Lowest and highest value of each channel on calibration data, by layer and
+            product, `(2, channels)`.
+        alpha: How much of the outliers moves, 0 to 1.
+
+    Reference:
+        SmoothQuant, Xiao et al. 2023, arXiv:2211.10438, equation 4.
+    """
+    for layer in encoder.anatomy.layers:
+        for fold in folds(layer):
+            if (found := extremes.get((layer.index, fold.product))) is not None:
+                _scale_(fold, found.abs().amax(0), alpha)
+
+
+def _scale_(fold: Fold, largest: Tensor, alpha: float) -> None:
+    weights = torch.stack([linear.weight.abs().amax(0) for linear in fold.read_by]).amax(0)
+    x = largest.to(weights.device).clamp(min=_SMALLEST)
+    scale = x**alpha / weights.clamp(min=_SMALLEST) ** (1 - alpha)
+    for parameter in fold.given_by:
+        parameter.div_(scale if parameter.dim() == 1 else scale[:, None])
+    for linear in fold.read_by:
+        linear.weight.mul_(scale)
+
+
+@torch.no_grad()
+def fold_value_biases_(encoder: Encoder) -> None:
+    """Move value biases behind the attention, in place, as every export does.
+
+    Attention weights sum to 1, so W_O (A W_V x + b_V) + b_O = W_O A W_V x + (W_O b_V + b_O); the
+    channels that int8 sees are smaller without them.
+
+    Args:
+        encoder: The encoder; its answers stay as they are, up to rounding.
+    """
+    for layer in encoder.anatomy.layers:
+        value, output = layer.value, layer.output
+        if value is None or value.bias is None or output.bias is None or layer.num_heads == 0:
+            continue
+        moved = output.weight.double() @ value.bias.double() + output.bias.double()
+        output.bias.copy_(moved)
+        value.bias.zero_()

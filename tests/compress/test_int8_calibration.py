@@ -1,0 +1,179 @@
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from tcompress.compress.int8_calibration import calibrate_int8_
+from tcompress.compress.judging import mean_divergence, predict_all
+from tcompress.compress.pruning import prune_
+from tcompress.compress.ranges import (
+    ActivationRanges,
+    LayerRanges,
+    Product,
+    activation_ranges,
+    channel_extremes,
+    least_error_range,
+)
+from tcompress.compress.shifting import shift_
+from tcompress.compress.smoothing import fold_value_biases_, folds, smooth_
+from tcompress.encoder import Encoder
+from tcompress.errors import ArtifactError, CalibrationError
+from tcompress.export.deployment import deploy
+from tcompress.export.onnx_graph import write_onnx
+from tcompress.plain import plain
+from tcompress.plan import CompressionPlan, Precision
+from tcompress.preprocessing import Encoded
+
+
+def batches(encoded: Encoded) -> list[dict[str, np.ndarray]]:
+    return [batch for _, batch in encoded.batches(32)]
+
+
+def add_outliers_(encoder: Encoder) -> None:
+    """The same answers, with value channels and a stream channel that stand out."""
+    with torch.no_grad():
+        for layer in encoder.anatomy.layers:
+            for parameter in layer.value.parameters():
+                parameter[3:5] *= 30
+            layer.output.weight[:, 3:5] /= 30
+            layer.attention_norm.bias[7] += 40
+            layer.ffn_in.bias -= 40 * layer.ffn_in.weight[:, 7]
+            layer.ffn_out.bias[7] -= 40
+
+
+def in_int8(encoder: Encoder) -> Encoder:
+    plan = encoder.plan.with_precision(Precision.INT8)
+    return replace(encoder, model=copy.deepcopy(encoder.model), plan=plan)
+
+
+def onnx_divergence(encoder: Encoder, encoded: Encoded, answers: torch.Tensor, path: Path) -> float:
+    deployed = deploy(encoder)
+    write_onnx(deployed, path, metadata={})
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options)
+    logits = torch.empty_like(answers)
+    for rows, batch in encoded.batches(32):
+        inputs = {name: batch[name] for name in deployed.input_names}
+        logits[rows] = torch.from_numpy(session.run(None, inputs)[0])
+    return mean_divergence(answers, logits)
+
+
+def test_shifting_folding_and_smoothing_change_no_fp32_answer(
+    any_encoder: Encoder, uneven_plan: CompressionPlan, encode: Callable
+) -> None:
+    prune_(any_encoder, uneven_plan)
+    encoded = encode(any_encoder, 60)
+    answers = predict_all(any_encoder, encoded)
+    weights = copy.deepcopy(any_encoder.model.state_dict())
+    for step in (shift_, smooth_):
+        step(any_encoder, channel_extremes(plain(any_encoder), batches(encoded)))
+        fold_value_biases_(any_encoder)
+    changed = any_encoder.model.state_dict()
+    assert any(not torch.equal(changed[name], value) for name, value in weights.items())
+    torch.testing.assert_close(predict_all(any_encoder, encoded), answers, rtol=1e-5, atol=2e-5)
+
+
+def test_shifted_channels_are_centred_on_what_they_were_measured_on(
+    bert: Encoder, encode: Callable
+) -> None:
+    encoded = encode(bert, 60)
+    shift_(bert, channel_extremes(plain(bert), batches(encoded)))
+    for (_, product), found in channel_extremes(plain(bert), batches(encoded)).items():
+        if product in (Product.ATTENTION_INPUT, Product.FFN_INPUT):
+            torch.testing.assert_close(found[0], -found[1], rtol=1e-4, atol=1e-4)
+
+
+def test_smoothing_splits_the_largest_magnitudes_evenly(bert: Encoder, encode: Callable) -> None:
+    add_outliers_(bert)
+    fold_value_biases_(bert)
+    encoded = encode(bert, 60)
+    smooth_(bert, channel_extremes(plain(bert), batches(encoded)))
+    after = channel_extremes(plain(bert), batches(encoded))
+    for layer in bert.anatomy.layers:
+        fold = next(folds(layer))
+        found = after[layer.index, fold.product].abs().amax(0)
+        torch.testing.assert_close(found, layer.output.weight.abs().amax(0), rtol=1e-3, atol=0)
+
+
+def test_an_encoder_with_outliers_loses_several_times_less_in_onnx_int8(
+    bert: Encoder, encode: Callable, tmp_path: Path
+) -> None:
+    add_outliers_(bert)
+    encoder, held_out = in_int8(bert), encode(bert, 200, seed=1)
+    answers = predict_all(bert, held_out)
+    before = onnx_divergence(encoder, held_out, answers, tmp_path / "before.onnx")
+    report = calibrate_int8_(encoder, encode(bert, 200), held_out)
+    after = onnx_divergence(encoder, held_out, answers, tmp_path / "after.onnx")
+    assert after < before / 5
+    assert report.divergence < report.divergence_before / 5
+    assert report.divergence == pytest.approx(after, rel=0.5)
+
+
+def test_calibration_takes_encoders_of_every_kind_and_shape(
+    any_encoder: Encoder, uneven_plan: CompressionPlan, encode: Callable
+) -> None:
+    prune_(any_encoder, uneven_plan)
+    encoder = in_int8(any_encoder)
+    report = calibrate_int8_(encoder, encode(encoder, 40), encode(encoder, 40, seed=1))
+    missing = [
+        [name for name, found in vars(layer).items() if found is None]
+        for layer in report.ranges.layers
+    ]
+    assert missing == [[], ["attention_input", "mixed"], ["ffn_input", "hidden"]]
+    assert ActivationRanges.from_json(report.to_json()["ranges"]) == report.ranges
+
+
+def test_ranges_hold_all_values_and_are_those_of_the_deployed_encoder(
+    bert: Encoder, encode: Callable
+) -> None:
+    encoded = encode(bert, 60)
+    fold_value_biases_(bert)
+    module = deploy(bert)
+    ranges = activation_ranges(plain(bert), batches(encoded), clip=False)
+    for (layer, product), found in channel_extremes(module, batches(encoded)).items():
+        low, high = getattr(ranges.layers[layer], product.value)
+        assert low == pytest.approx(min(0, float(found[0].min())), rel=1e-4)
+        assert high == pytest.approx(max(0, float(found[1].max())), rel=1e-4)
+
+
+def test_a_lone_outlier_is_clipped_and_an_even_spread_is_not() -> None:
+    even = torch.ones(512, dtype=torch.float64)
+    assert least_error_range(even, (-1.0, 1.0)) == pytest.approx((-1, 1), abs=0.03)
+    lone = torch.zeros(512, dtype=torch.float64)
+    lone[254:258] = 1e6
+    lone[-1] = 1
+    low, high = least_error_range(lone, (-1.0, 1.0))
+    assert high < 0.5
+    assert low == pytest.approx(-0.3)
+
+
+@pytest.mark.parametrize(
+    "bad", [(1.0, 2.0), (0.0, 0.0), (-1.0, float("inf")), (-1.0, float("nan"))]
+)
+def test_ranges_that_make_no_scale_are_refused(bad: tuple[float, float]) -> None:
+    with pytest.raises(ArtifactError, match="hidden must be finite and contain 0"):
+        LayerRanges(None, None, None, bad)
+
+
+def test_documents_that_hold_no_ranges_are_refused() -> None:
+    with pytest.raises(ArtifactError, match="not activation ranges"):
+        ActivationRanges.from_json([{"mixed": [0, 1]}])
+
+
+def test_no_examples_and_values_that_are_not_finite_are_refused(
+    bert: Encoder, encode: Callable
+) -> None:
+    encoded = encode(bert, 8)
+    none = replace(encoded, lengths=np.zeros(0, np.int64))
+    with pytest.raises(CalibrationError, match="at least one example"):
+        channel_extremes(plain(bert), batches(none))
+    with torch.no_grad():
+        bert.anatomy.layers[1].ffn_in.weight[0, 0] = float("nan")
+    with pytest.raises(CalibrationError, match="layer 1: hidden holds values that are not finite"):
+        calibrate_int8_(in_int8(bert), encoded, encoded)
