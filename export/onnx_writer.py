@@ -118,7 +118,9 @@ class GraphWriter:
         values = self.node("DynamicQuantizeLinear", x, outputs=3)
         return Quantized(values, f"{values}:1", f"{values}:2")
 
-    def linear(self, x: str | Quantized, name: str, linear: nn.Linear, *, half: bool = False) -> str:
+    def linear(
+        self, x: str | Quantized, name: str, linear: nn.Linear, *, half: bool = False
+    ) -> str:
         """Add a linear layer.
 
         In int8 the runtime folds the quantization of `x` into the product where nothing else
