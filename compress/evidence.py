@@ -21,12 +21,21 @@ from tcompress.encoder import Encoder, evaluating
 from tcompress.errors import CalibrationError
 from tcompress.preprocessing import Batch
 
+from .freezing import untrained
 from .gating import Units, gated, head_closed, open_gates
+from .probes import (
+    MOST_EXACT_CLASSES,
+    Probe,
+    check_classes,
+    check_finite,
+    exact_probe,
+    jacobian_products,
+    loss_probe,
+    sampled_probe,
+)
 
 PARTS = 4
 """Disjoint parts of the examples, whose evidence is kept apart to see how stable scores are."""
-MOST_EXACT_CLASSES = 10
-"""With more classes the curvature is estimated from drawn labels."""
 LabelledBatch = tuple[Batch, Tensor | None]
 """Model inputs, and class indices `(batch,)` or None where there are no labels."""
 
@@ -80,97 +89,6 @@ class Evidence:
         return self.statistics[statistic]
 
 
-@dataclass(frozen=True)
-class Probe:
-    """Which products with the Jacobian of the logits to take, and how to combine them.
-
-    A product is the gradient of <direction, logits> in the gates, one backward pass.
-
-    Attributes:
-        directions: `(passes, examples, classes)`.
-        loss: `(passes, examples)`: weights that give the gradient of the cross-entropy.
-        curvature: `(rows, passes, examples)`: weights that give rows G with F = sum G^T G.
-    """
-
-    directions: Tensor
-    loss: Tensor
-    curvature: Tensor
-
-
-def loss_probe(logits: Tensor, targets: Tensor) -> Probe:
-    """Ask for the gradient of the cross-entropy alone: one pass.
-
-    Args:
-        logits: `(examples, classes)`.
-        targets: Class indices, `(examples,)`.
-    """
-    residual = _residual(logits, targets)
-    ones = residual.new_ones(1, len(residual))
-    return Probe(residual[None], ones, residual.new_zeros(0, 1, len(residual)))
-
-
-def exact_probe(logits: Tensor, targets: Tensor) -> Probe:
-    """Ask for all logit differences to the last class: classes - 1 passes give everything.
-
-    With D_c the product of class c (D of the last class is 0) and p = softmax(logits), the
-    gradient of the cross-entropy is sum_c (p_c - y_c) D_c, and the Gauss-Newton matrix
-    J^T (diag(p) - p p^T) J = sum_c p_c (D_c - sum_k p_k D_k)^T (D_c - sum_k p_k D_k).
-
-    Args:
-        logits: `(examples, classes)`.
-        targets: Class indices, `(examples,)`.
-    """
-    p = logits.softmax(-1).T  # (classes, examples)
-    unit = torch.eye(len(p), device=p.device, dtype=p.dtype)
-    directions = (unit[:-1] - unit[-1]).unsqueeze(1).expand(-1, p.shape[1], -1)
-    rows = p.sqrt()[:, None] * (unit[:, :-1, None] - p[None, :-1])
-    return Probe(directions, _residual(logits, targets).T[:-1], rows)
-
-
-def sampled_probe(logits: Tensor, targets: Tensor, uniforms: Tensor) -> Probe:
-    """Ask for the gradient of the cross-entropy, and of log p at labels drawn from p.
-
-    The mean square of the latter is an unbiased estimate of the Gauss-Newton matrix.
-
-    Args:
-        logits: `(examples, classes)`.
-        targets: Class indices, `(examples,)`.
-        uniforms: `(examples, draws)`, uniform in [0, 1): where each draw falls in the
-            cumulated probabilities.
-    """
-    draws = uniforms.shape[1]
-    cumulated = logits.softmax(-1).cumsum(-1)
-    drawn = torch.searchsorted(cumulated, uniforms.to(cumulated)).clamp(max=logits.shape[1] - 1)
-    residuals = [_residual(logits, labels) for labels in (targets, *drawn.T)]
-    weights = torch.eye(draws + 1, device=logits.device, dtype=logits.dtype)
-    weights = weights.unsqueeze(-1).expand(-1, -1, len(logits))
-    return Probe(torch.stack(residuals), weights[0], weights[1:] * draws**-0.5)
-
-
-def _residual(logits: Tensor, targets: Tensor) -> Tensor:
-    return logits.softmax(-1) - functional.one_hot(targets, logits.shape[-1])
-
-
-def jacobian_products(
-    logits: Tensor, gates: Sequence[Tensor], directions: Iterable[Tensor]
-) -> Tensor:
-    """Differentiate <direction, logits> in the gates of every example.
-
-    Args:
-        logits: `(examples, classes)`, computed with the gates.
-        gates: `(examples, width)` each.
-        directions: `(examples, classes)` each.
-
-    Returns:
-        `(directions, examples, units)`; units are the widths side by side.
-    """
-    products = [
-        torch.cat(torch.autograd.grad(logits, gates, direction, retain_graph=True), dim=1)
-        for direction in directions
-    ]
-    return torch.stack(products)
-
-
 class Collector:
     """Gathers statistics batch by batch, apart for each part of the examples.
 
@@ -207,7 +125,7 @@ class Collector:
         Raises:
             CalibrationError: If there is no example, or the encoder's answers are of no use.
         """
-        with evaluating(self._encoder.model), _frozen_parameters(self._encoder.model):
+        with evaluating(self._encoder.model), untrained(self._encoder.model):
             for batch, targets in batches:
                 self._add(batch, targets)
         if not self.examples.any():
@@ -243,28 +161,15 @@ class Collector:
             gates = open_gates(self._anatomy, examples, self._encoder.device)
             with gated(self._anatomy, gates), self._observing(real, member):
                 logits = self._encoder.logits(batch)
-        self._check(logits)
+        check_finite(logits)
+        if self._statistics & _FROM_LOGITS:
+            check_classes(logits.shape[-1])
         if logits.requires_grad:
             self._add_gradients(logits, (*gates.heads, *gates.neurons), targets, member)
         if Statistic.DIVERGENCE in self._statistics:
             self._sum(Statistic.DIVERGENCE, self._divergences(batch, logits), member)
         self.examples += member.sum(1)
         self._tokens += member @ real.sum(1).cpu()
-
-    def _check(self, logits: Tensor) -> None:
-        bad = ~torch.isfinite(logits).all(-1)
-        if bad.any():
-            msg = (
-                f"the encoder's logits are not finite for {int(bad.sum())} of {len(bad)} "
-                "calibration examples of one batch; check its weights and inputs"
-            )
-            raise CalibrationError(msg)
-        if logits.shape[-1] < 2 and self._statistics & _FROM_LOGITS:
-            msg = (
-                "the encoder has one class, so that its answers cannot tell what it needs; "
-                "use --criterion activation or --criterion magnitude"
-            )
-            raise CalibrationError(msg)
 
     def _sum(self, name: Statistic, values: Tensor, member: Tensor) -> None:
         """Add one value per example, `(examples, ...)`, to its part."""
@@ -507,15 +412,3 @@ def _hooked(*handles: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextmanager
-def _frozen_parameters(model: nn.Module) -> Iterator[None]:
-    """Keep autograd away from the parameters, whose gradients scoring does not need."""
-    states = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        model.requires_grad_(False)
-        yield
-    finally:
-        for parameter, state in states:
-            parameter.requires_grad_(state)

@@ -1,4 +1,4 @@
-"""Parameters that training leaves as they are."""
+"""Parameters that training or measuring leaves as they are."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,11 +28,32 @@ def frozen(encoder: Encoder, freeze_layers: int) -> Iterator[list[nn.Parameter]]
     if freeze_layers > len(anatomy.layers):
         msg = f"--freeze-layers {freeze_layers}: the encoder has {len(anatomy.layers)} layers"
         raise RequestError(msg)
-    states = [(parameter, parameter.requires_grad) for parameter in encoder.model.parameters()]
-    try:
+    with _restoring(encoder.model):
         if freeze_layers:
             _freeze_(anatomy, freeze_layers)
-        yield [parameter for parameter, _ in states if parameter.requires_grad]
+        yield [parameter for parameter in encoder.model.parameters() if parameter.requires_grad]
+
+
+@contextmanager
+def untrained(model: nn.Module) -> Iterator[None]:
+    """Keep autograd away from the parameters while the block runs.
+
+    Args:
+        model: The model.
+
+    Yields:
+        Nothing.
+    """
+    with _restoring(model):
+        model.requires_grad_(False)
+        yield
+
+
+@contextmanager
+def _restoring(model: nn.Module) -> Iterator[None]:
+    states = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        yield
     finally:
         for parameter, state in states:
             parameter.requires_grad_(state)

@@ -13,8 +13,9 @@ from tcompress.plain import PlainEncoder, PlainLayer, attention_bias, plain
 from tcompress.preprocessing import Batch
 
 from .elimination import Regression, damped
-from .evidence import MOST_EXACT_CLASSES
+from .freezing import untrained
 from .moments import Moments
+from .probes import MOST_EXACT_CLASSES, check_classes, check_finite
 
 _RIDGE = 1e-3
 
@@ -78,7 +79,7 @@ def measure_sensitivity(encoder: Encoder, batches: Iterable[Batch], *, seed: int
         seed: Seed of the directions that are drawn where there are many classes.
 
     Raises:
-        CalibrationError: If there is no example, or an answer is not finite.
+        CalibrationError: If there is no example, an answer is not finite, or there is one class.
     """
     module = plain(encoder)
     gatherers = [
@@ -87,17 +88,11 @@ def measure_sensitivity(encoder: Encoder, batches: Iterable[Batch], *, seed: int
         for gatherer in (_Gatherer(layer.output, layer.head_size), _Gatherer(layer.ffn_out, 1))
     ]
     generator = torch.Generator().manual_seed(seed)
-    states = [parameter.requires_grad for parameter in module.parameters()]
     examples, unsure = 0, 0.0
-    try:
-        module.requires_grad_(False)
-        with threads_for(encoder.parameters), torch.enable_grad():
-            for batch in batches:
-                examples += len(next(iter(batch.values())))
-                unsure += _look(module, batch, encoder.device, gatherers, generator)
-    finally:
-        for parameter, state in zip(module.parameters(), states, strict=True):
-            parameter.requires_grad_(state)
+    with threads_for(encoder.parameters), untrained(module), torch.enable_grad():
+        for batch in batches:
+            examples += len(next(iter(batch.values())))
+            unsure += _look(module, batch, encoder.device, gatherers, generator)
     if examples == 0:
         msg = "calibration needs at least one example"
         raise CalibrationError(msg)
@@ -124,9 +119,8 @@ def _look(
     """Add a batch to the sums; returns the sum of its examples' doubt."""
     inputs = [torch.from_numpy(batch[name]).to(device) for name in module.input_names]
     features, streams, logits, mask = _forward(module, inputs)
-    if not torch.isfinite(logits).all():
-        msg = "the encoder's logits are not finite on the calibration examples; check its weights"
-        raise CalibrationError(msg)
+    check_finite(logits)
+    check_classes(logits.shape[-1])
     gradients = [
         torch.autograd.grad(logits, streams, direction, retain_graph=True)
         for direction in divergence_directions(logits.detach(), generator)

@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from tcompress.anatomy import LayerAnatomy
 from tcompress.compress.criteria import Criterion, Settings
-from tcompress.compress.evidence import exact_probe, sampled_probe
 from tcompress.compress.gating import Gates, Units, gated, head_closed, masked
+from tcompress.compress.probes import exact_probe, sampled_probe
 from tcompress.compress.scores import HeadScores
 from tcompress.compress.scoring import rank_units, score_units
 from tcompress.encoder import Encoder, open_encoder

@@ -49,6 +49,14 @@ def changed(linear: nn.Linear, change: Tensor) -> Iterator[None]:
         handle.remove()
 
 
+def test_one_class_is_refused_and_gradients_are_left_as_they_were(bert: Encoder) -> None:
+    encoder = with_classes(bert, 1)
+    bias = encoder.anatomy.layers[0].output.bias.requires_grad_(False)
+    with pytest.raises(CalibrationError, match=r"one class.*; use --criterion activation"):
+        measure_sensitivity(encoder, [batch_of(encoder)])
+    assert [p for p in encoder.model.parameters() if not p.requires_grad] == [bias]
+
+
 def explicit_metric(encoder: Encoder, linear: nn.Linear, batch: dict[str, np.ndarray]) -> Tensor:
     """1/2 E[sum_t J_t^T (diag p - p p^T) J_t], J_t = d logits / d the projection's output."""
     total = torch.zeros(linear.out_features, linear.out_features, dtype=torch.float64)
