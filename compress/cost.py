@@ -69,6 +69,23 @@ class Serving:
             msg = f"batch, tokens and threads must be at least 1, got {self.to_json()}"
             raise RequestError(msg)
 
+    def check_tokens(self, encoder: Encoder) -> None:
+        """Check that an encoder reads as many tokens.
+
+        Args:
+            encoder: The encoder.
+
+        Raises:
+            RequestError: If it does not.
+        """
+        most = encoder.preprocessor.max_tokens
+        if self.tokens > most:
+            msg = (
+                f"--tokens {self.tokens}: this encoder reads at most {most} tokens, "
+                f"not {self.tokens}"
+            )
+            raise RequestError(msg)
+
     @property
     def device(self) -> str:
         """`cpu` or `cuda`."""

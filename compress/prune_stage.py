@@ -63,7 +63,8 @@ class PruneStage:
 
     def _work(self, encoder: Encoder) -> dict[str, Any]:
         console = self.run.console
-        self._check_shape(encoder)
+        if self.recipe.serving is not None:
+            self.recipe.serving.check_tokens(encoder)
         if not self._reconstructs and self.recipe.reconstruct is None:
             console.warn("no examples to reconstruct on; name some with --data")
         scores, surgeon = self._importance(encoder)
@@ -83,12 +84,6 @@ class PruneStage:
         ).prune()
         encoder.model, encoder.plan = outcome.encoder.model, outcome.encoder.plan
         return {"calibration": scores.calibration} | details
-
-    def _check_shape(self, encoder: Encoder) -> None:
-        serving, longest = self.recipe.serving, encoder.preprocessor.max_tokens
-        if serving is not None and serving.tokens > longest:
-            msg = f"--tokens {serving.tokens}: this encoder reads at most {longest} tokens"
-            raise RequestError(msg)
 
     @cached_property
     def _examples(self) -> Examples:

@@ -15,7 +15,6 @@ from torch import nn
 
 from tcompress.compress.cost import MIXED, Serving
 from tcompress.encoder import Encoder
-from tcompress.errors import RequestError
 from tcompress.plan import CompressionPlan, Precision
 from tcompress.preprocessing import Batch
 
@@ -53,10 +52,7 @@ class EngineMeter:
         seed: int = 0,
         watch: Callable[[Iterable[int]], Iterable[int]] = iter,
     ) -> None:
-        most = encoder.preprocessor.max_tokens
-        if serving.tokens > most:
-            msg = f"the encoder reads at most {most} tokens, not {serving.tokens}"
-            raise RequestError(msg)
+        serving.check_tokens(encoder)
         self.serving = serving
         self._seed, self._watch = seed, watch
         self._resources = ExitStack()
