@@ -12,6 +12,7 @@ from tcompress.options import (
     StageOptions,
     common_options,
     data_options,
+    refuse_typed,
     stage_options,
 )
 
@@ -117,9 +118,12 @@ def prune(
     from .prune_recipe import PruneRecipe
     from .prune_stage import PruneStage
 
+    timed = goal["speedup"] is not None or goal["latency_ms"] is not None
+    if not timed:
+        refuse_typed(("engine", "batch", "tokens"), "goes with --speedup and --latency-ms")
     run = StageRun.open("prune", common, stage, builds_on=("finetune",), unpruned=True, data=data)
     serving = None
-    if goal["speedup"] is not None or goal["latency_ms"] is not None:
+    if timed:
         precision = PRECISIONS[Engine(engine)][0]
         serving = Serving(Engine(engine), precision, batch, tokens, usable_cpus())
     recipe = PruneRecipe(**goal, serving=serving, seed=run.seed)

@@ -1,12 +1,13 @@
 """Options that several commands share, as decorators."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from .console import Console
 
@@ -72,6 +73,24 @@ demo_option = click.option(
     type=click.Choice(("reviews", "digits")),
     help="Start with an embedded model and its data; reviews when no name is given.",
 )
+
+
+def refuse_typed(names: Collection[str], why: str) -> None:
+    """Refuse options of the running command that it would ignore, where they were typed.
+
+    Args:
+        names: The options' parameters.
+        why: What goes behind the option's name.
+
+    Raises:
+        UsageError: If one of them was typed.
+    """
+    context = click.get_current_context()
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if option.name in names and source is ParameterSource.COMMANDLINE:
+            msg = f"{option.opts[0]} {why}"
+            raise click.UsageError(msg)
 
 
 def _gather(

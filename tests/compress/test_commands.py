@@ -147,6 +147,12 @@ def test_labels_may_be_missing_for_scoring(text_workspace: Path, tcompress, tmp_
             "hies scores heads only",
             id="hies",
         ),
+        pytest.param(
+            ["prune", "--macs", "0.5", "--batch", "1"],
+            2,
+            "--batch goes with --speedup and --latency-ms",
+            id="batch",
+        ),
         pytest.param(["score", "--model", "nowhere"], 5, "nowhere: no such model", id="no-model"),
         pytest.param(["score", "--data", "no.csv"], 5, "no.csv: no such data file", id="no-data"),
         pytest.param(
