@@ -223,10 +223,10 @@ def choose(options: Sequence[Option], budget: float) -> list[Option]:
 
     Args:
         options: All options.
-        budget: Largest sum of divergences, in nats, above 0.
+        budget: Largest sum of divergences, in nats; without one, nothing is chosen.
     """
     useful = [option for option in options if option.is_useful and option.divergence <= budget]
-    if not useful:
+    if not useful or budget <= 0:
         return []
     places = [(option.lowering.layer, option.lowering.part) for option in useful]
     one_each = np.array([[place == other for place in places] for other in dict.fromkeys(places)])
@@ -236,6 +236,7 @@ def choose(options: Sequence[Option], budget: float) -> list[Option]:
         integrality=np.ones(len(useful), dtype=np.int64),
         bounds=Bounds(0, 1),
         constraints=[LinearConstraint(one_each.astype(float), ub=1), LinearConstraint(spent, ub=1)],
+        options={"mip_rel_gap": 0},
     )
     assert solved.x is not None, "choosing nothing is always possible"
     return [option for option, taken in zip(useful, solved.x, strict=True) if taken > 0.5]

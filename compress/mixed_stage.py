@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from math import isfinite
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from tcompress.plan import Precision
 from tcompress.preprocessing import Batch
 from tcompress.stages import StageRun
 
-from .cost import PRECISIONS, OpenMeter, Serving
+from .cost import PRECISIONS, Engine, OpenMeter, Serving
 from .judging import Judge, Selection, Verdict
 from .mixed import (
     Option,
@@ -28,6 +29,7 @@ from .mixed import (
     measure_savings,
     with_lowerings,
 )
+from .probes import check_classes
 
 _BATCH_SIZE = 16
 _MEASURING_S = 30.0
@@ -56,7 +58,9 @@ class MixedStage:
         """Choose precisions and write the artifact, unless that is done.
 
         Raises:
-            RequestError: If there is no workspace to confirm the drop in.
+            RequestError: If there is no workspace to confirm the drop in, or the encoder does not
+                read so many tokens.
+            CalibrationError: If the answers tell nothing.
         """
         recipe = {
             "precision": "mixed",
@@ -84,10 +88,19 @@ class MixedStage:
         return self.run.data.training_examples().sample(self.max_examples, self.run.seed)
 
     def _work(self, encoder: Encoder) -> dict[str, Any]:
+        self.serving.check_tokens(encoder)
+        check_classes(len(encoder.labels), instead="--precision int8")
         encoder.plan = encoder.plan.with_precision(Precision.FP32)
-        options = self._options(encoder)
         judge = Judge(encoder, Selection.of(self.run, encoder))
-        chosen, verdict = self._confirmed(encoder, options, judge)
+        options = self._options(encoder)
+        chosen, verdict = confirmed(
+            encoder,
+            options,
+            judge,
+            engine=self.serving.engine,
+            max_drop=self._allowed,
+            tell=self.run.console.say,
+        )
         encoder.plan = with_lowerings(encoder.plan, [option.lowering for option in chosen])
         return {
             "calibration": {"examples": len(self._examples), "digest": self._examples.digest},
@@ -95,7 +108,7 @@ class MixedStage:
             "options": [
                 {
                     **asdict(option.lowering),
-                    "divergence": option.divergence,
+                    "divergence": option.divergence if isfinite(option.divergence) else None,
                     "saved_ms": option.saved_ms,
                     "chosen": option in chosen,
                 }
@@ -121,29 +134,47 @@ class MixedStage:
             saved = measure_savings(encoder.plan, candidates, meter, _MEASURING_S)
         return [Option(each, divergences[each], saved[each]) for each in candidates]
 
-    def _confirmed(
-        self, encoder: Encoder, options: Sequence[Option], judge: Judge
-    ) -> tuple[list[Option], Verdict | None]:
-        """Step the budget down until what it chooses stays within the drop."""
-        budget = judge.bound(self._allowed)
-        for _ in range(_ATTEMPTS):
-            chosen = choose(options, budget)
-            if not chosen:
-                break
-            plan = with_lowerings(encoder.plan, [option.lowering for option in chosen])
-            module = in_precision(encoder, plan, int8_of(self.serving.engine))
-            verdict = judge.verdict(_predict_of(module))
-            fits = judge.stays_inside(verdict, self._allowed)
-            self.run.console.say(
-                f"quantize: {len(chosen)} sublayers lowered: accuracy {verdict.accuracy:.4f} "
-                f"(expected {verdict.expected:.4f}), "
-                f"{'inside' if fits else 'too low, or too close to it'}"
-            )
-            if fits:
-                return chosen, verdict
-            budget = 0.5 * sum(option.divergence for option in chosen)
-        self.run.console.say(f"quantize: nothing can go lower within --max-drop {self._allowed:g}")
-        return [], None
+
+def confirmed(
+    encoder: Encoder,
+    options: Sequence[Option],
+    judge: Judge,
+    *,
+    engine: Engine,
+    max_drop: float,
+    tell: Callable[[str], None],
+) -> tuple[list[Option], Verdict | None]:
+    """Choose, and step the budget down until what is chosen stays within a drop.
+
+    Args:
+        encoder: The encoder.
+        options: What can be lowered.
+        judge: Holds the lowered encoder against it.
+        engine: Where it will run.
+        max_drop: Largest accuracy drop, a fraction.
+        tell: Says one line.
+
+    Returns:
+        What is lowered and how that answers; nothing and None where nothing can go lower.
+    """
+    budget = judge.bound(max_drop)
+    for _ in range(_ATTEMPTS):
+        chosen = choose(options, budget)
+        if not chosen:
+            break
+        plan = with_lowerings(encoder.plan, [option.lowering for option in chosen])
+        verdict = judge.verdict(_predict_of(in_precision(encoder, plan, int8_of(engine))))
+        fits = judge.stays_inside(verdict, max_drop)
+        tell(
+            f"quantize: {len(chosen)} sublayers lowered: accuracy {verdict.accuracy:.4f} "
+            f"(expected {verdict.expected:.4f}), "
+            f"{'inside' if fits else 'too low, or too close to it'}"
+        )
+        if fits:
+            return chosen, verdict
+        budget = 0.5 * sum(option.divergence for option in chosen)
+    tell(f"quantize: nothing can go lower within --max-drop {max_drop:g}")
+    return [], None
 
 
 def _predict_of(module: PlainEncoder) -> Callable[[Batch], Any]:

@@ -4,7 +4,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tcompress.options import CONTEXT, Common, StageOptions, common_options, stage_options
+from tcompress.options import (
+    CONTEXT,
+    Common,
+    StageOptions,
+    common_options,
+    refuse_typed,
+    stage_options,
+)
 
 if TYPE_CHECKING:
     from tcompress.artifact import Artifact
@@ -75,9 +82,9 @@ def quantize(
 
     from .cost import Engine, Serving
 
-    if max_drop is not None and precision != "mixed":
-        msg = f"--max-drop goes with --precision mixed, not {precision}"
-        raise click.UsageError(msg)
+    if precision != "mixed":
+        why = f"goes with --precision mixed, not {precision}"
+        refuse_typed(("max_drop", "max_examples", "batch", "tokens"), why)
     run = StageRun.open("quantize", common, stage, builds_on=("prune", "finetune"))
     serving = None
     if engine is not None or precision == "mixed":
@@ -127,7 +134,7 @@ def _show_options(console: "Console", artifact: "Artifact") -> None:
         (
             f"{option['layer']} {option['part']}",
             option["precision"],
-            f"{1000 * option['divergence']:.3f}",
+            "overflows" if option["divergence"] is None else f"{1000 * option['divergence']:.3f}",
             f"{option['saved_ms']:.3f}",
             "yes" if option["chosen"] else "",
         )

@@ -1,17 +1,23 @@
 """Choosing precisions: sensitivity, cost, and the choice between them."""
 
-from collections.abc import Callable
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from safetensors.torch import save_file
 
 from tcompress.artifact import Manifest
-from tcompress.compress import mixed_stage
-from tcompress.compress.judging import mean_divergence, predict_all
+from tcompress.compress.cost import Engine, Serving
+from tcompress.compress.judging import Judge, Selection, mean_divergence, predict_all
 from tcompress.compress.mixed import (
     Lowering,
     Option,
@@ -22,6 +28,7 @@ from tcompress.compress.mixed import (
     measure_divergences,
     with_lowerings,
 )
+from tcompress.compress.mixed_stage import confirmed
 from tcompress.compress.precision import RuntimeInt8Linear
 from tcompress.compress.pruning import prune_
 from tcompress.encoder import Encoder
@@ -31,13 +38,13 @@ from tcompress.plan import CompressionPlan, Precision
 HOSTILE = Lowering(0, Part.FEED_FORWARD, Precision.INT8)
 
 
-def make_hostile_(encoder: Encoder) -> None:
+def make_hostile_(encoder: Encoder, by: float = 1000) -> None:
     """Make some neurons of layer 0 large and undo it behind: int8 keeps little of the others."""
     layer = encoder.anatomy.layers[0]
     with torch.no_grad():
-        layer.ffn_in.weight[:2] *= 1000
-        layer.ffn_in.bias[:2] *= 1000
-        layer.ffn_out.weight[:, :2] /= 1000
+        layer.ffn_in.weight[:2] *= by
+        layer.ffn_in.bias[:2] *= by
+        layer.ffn_out.weight[:, :2] /= by
 
 
 def test_one_pass_finds_what_lowering_alone_does(
@@ -115,26 +122,105 @@ def test_int8_of_onnxruntime_rounds_as_the_runtime_does() -> None:
     np.testing.assert_allclose(ours, served, atol=1e-5)
 
 
-def test_mixed_confirms_its_drop_and_says_what_it_measured(
-    tcompress: Callable, text_workspace: Path, monkeypatch: pytest.MonkeyPatch
+@dataclass(frozen=True)
+class PricedMeter:
+    """Every sublayer costs as much as its precision."""
+
+    serving: Serving
+
+    def latencies_ms(self, plans: Sequence[CompressionPlan], budget_s: float) -> list[float]:
+        price = {Precision.FP32: 1.0, Precision.INT8: 0.25, Precision.BF16: 0.5}
+        return [
+            0.1
+            + sum(price.get(p, 0.5) for la in plan.layers for p in (la.attention, la.feed_forward))
+            for plan in plans
+        ]
+
+
+@pytest.fixture
+def quantize(tcompress: Callable, monkeypatch: pytest.MonkeyPatch) -> Callable:
+    def open_meter(_encoder: Encoder, serving: Serving) -> nullcontext[PricedMeter]:
+        return nullcontext(PricedMeter(serving))
+
+    monkeypatch.setattr("tcompress.cli.open_meter", open_meter)
+    words = ("quantize", "--precision", "mixed", "--tokens", 8, "--max-examples", 16)
+    return lambda *more: tcompress(*words, *more)
+
+
+def test_mixed_lowers_within_the_drop_and_says_what_it_measured(
+    quantize: Callable, text_workspace: Path
 ) -> None:
-    monkeypatch.setattr(mixed_stage, "_MEASURING_S", 0.5)
-    words = ("--tokens", 8, "--max-examples", 16, "--max-drop", 0.2)
-    result = tcompress(
-        "quantize", "--precision", "mixed", *words, "--workspace", text_workspace, "--json"
-    )
+    result = quantize("--max-drop", 0.2, "--workspace", text_workspace)
     assert result.exit_code == 0, result.output
     manifest = Manifest.read(text_workspace / "artifacts/quantize")
     options, judged = manifest.details["options"], manifest.details["selection"]
-    chosen = [
-        Lowering(o["layer"], Part(o["part"]), Precision(o["precision"]))
-        for o in options
-        if o["chosen"]
+    chosen = [o for o in options if o["chosen"]]
+    assert [o["saved_ms"] for o in options] == pytest.approx(6 * [0.75])
+    assert len(chosen) >= 3
+    assert f"quantize: {len(chosen)} sublayers lowered" in result.stdout
+    assert with_lowerings(manifest.plan, map(lowering_of, chosen)) == manifest.plan
+    assert manifest.precision == ("int8" if len(chosen) == 6 else "mixed")
+    assert judged["accuracy_before"] - judged["accuracy"] <= 0.2
+
+
+def write_model(encoder: Encoder, directory: Path) -> Path:
+    shutil.copytree(encoder.directory, directory)
+    save_file(encoder.model.state_dict(), directory / "model.safetensors")
+    return directory
+
+
+def lowering_of(option: dict[str, Any]) -> Lowering:
+    return Lowering(option["layer"], Part(option["part"]), Precision(option["precision"]))
+
+
+def test_a_sublayer_that_overflows_in_fp16_stays_out_and_is_on_record(
+    quantize: Callable, bert: Encoder, text_workspace: Path, tmp_path: Path
+) -> None:
+    make_hostile_(bert, by=1e6)
+    model = write_model(bert, tmp_path / "model")
+    result = quantize("--engine", "cuda", "--model", model, "--workspace", text_workspace)
+    assert result.exit_code == 0, result.output
+    options = Manifest.read(text_workspace / "artifacts/quantize").details["options"]
+    overflowing = [o for o in options if o["divergence"] is None]
+    assert [lowering_of(o) for o in overflowing] == [replace(HOSTILE, precision=Precision.FP16)]
+    assert not overflowing[0]["chosen"]
+    assert "overflows" in result.stdout
+
+
+def test_the_budget_steps_down_until_the_drop_holds(bert: Encoder, encode: Callable) -> None:
+    """The hostile sublayer is given a divergence that is far too small."""
+    make_hostile_(bert)
+    judge = Judge(bert, Selection(encode(bert, 200), None))
+    bound = judge.bound(0.1)
+    options = [
+        Option(each, bound * (0.5 if each == HOSTILE else 0.05), saved_ms=1.0)
+        for each in lowerings(bert.plan, [Precision.INT8])
     ]
-    assert len(options) == 6
-    assert with_lowerings(manifest.plan, chosen) == manifest.plan
-    if chosen:
-        assert judged["accuracy_before"] - judged["accuracy"] <= 0.2
+    lines: list[str] = []
+    chosen, verdict = confirmed(
+        bert, options, judge, engine=Engine.ONNXRUNTIME, max_drop=0.1, tell=lines.append
+    )
+    assert [option.lowering for option in chosen] == [
+        option.lowering for option in options if option.lowering != HOSTILE
+    ]
+    assert verdict is not None
+    assert judge.stays_inside(verdict, 0.1)
+    assert [line[10:30] for line in lines] == ["6 sublayers lowered:", "5 sublayers lowered:"]
+
+
+def test_an_encoder_of_one_class_is_refused(
+    quantize: Callable, bert: Encoder, text_workspace: Path, tmp_path: Path
+) -> None:
+    bert.model.classifier = torch.nn.Linear(32, 1)
+    model = write_model(bert, tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    config |= {"id2label": {"0": "only"}, "label2id": {"only": 0}}
+    (model / "config.json").write_text(json.dumps(config))
+    result = quantize("--model", model, "--workspace", text_workspace)
+    assert result.exit_code == 5
+    assert "one class, so that its answers cannot tell what it needs; use --precision int8" in (
+        result.stderr
+    )
 
 
 @pytest.mark.parametrize(
@@ -143,6 +229,7 @@ def test_mixed_confirms_its_drop_and_says_what_it_measured(
         pytest.param(("mixed", "--max-drop", "0.1"), "workspace", id="no-workspace"),
         pytest.param(("fp16", "--engine", "pytorch"), "pytorch runs fp32, int8, bf16", id="fp16"),
         pytest.param(("int8", "--max-drop", "0.1"), "goes with --precision mixed", id="int8"),
+        pytest.param(("int8", "--tokens", "128"), "--tokens goes with --prec", id="tokens"),
     ],
 )
 def test_what_cannot_be_done_is_wrong_usage(

@@ -11,12 +11,19 @@ import pytest
 import torch
 
 from tcompress.cli import cli
-from tcompress.compress.cost import Engine, Serving
+from tcompress.compress.cost import MIXED, Engine, Serving
 from tcompress.encoder import Encoder, open_encoder
-from tcompress.errors import DataError, DeviceError, MeasurementError, ModelError, RequestError
+from tcompress.errors import (
+    DataError,
+    DeviceError,
+    ExportError,
+    MeasurementError,
+    ModelError,
+    RequestError,
+)
 from tcompress.evaluate.costing import EngineMeter, _batch, _with_small_vocabulary
 from tcompress.evaluate.costing_worker import shape_like
-from tcompress.plan import CompressionPlan, LayerPlan
+from tcompress.plan import CompressionPlan, LayerPlan, Precision
 
 DENSE = CompressionPlan.dense((4, 4, 4), (48, 48, 48))
 NOTHING = CompressionPlan((LayerPlan((), ()),) * 3, (4, 4, 4), (48, 48, 48))
@@ -54,6 +61,20 @@ def test_plan_of_another_encoder_is_one_clear_error_and_the_engine_goes_on(
     with pytest.raises(ModelError, match="the plan has 1 layers, the model 3"):
         meter.latencies_ms([CompressionPlan.dense((4,), (48,))], budget_s=0.1)
     check_latencies(meter, [DENSE, NOTHING])
+
+
+def test_only_a_mixed_meter_leaves_plans_their_own_precisions(
+    meter: EngineMeter, model_directories: Callable
+) -> None:
+    """ONNX files hold no bf16, so that one shows whether a plan was taken at its word."""
+    plans = [DENSE.with_precision(Precision.BF16), NOTHING]
+    check_latencies(meter, plans)
+    encoder = open_encoder(model_directories("bert"))
+    with (
+        EngineMeter(encoder, serving(Engine.ONNXRUNTIME, MIXED)) as mixed,
+        pytest.raises(ExportError, match="no bf16 products on a CPU"),
+    ):
+        mixed.latencies_ms(plans, budget_s=0.1)
 
 
 def test_pytorch_int8_is_timed_and_neither_process_nor_files_stay(
