@@ -3,7 +3,7 @@
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -23,6 +23,7 @@ from .distillation import Teacher, logits_loss
 from .freezing import frozen
 from .judging import agreement, predict_all
 from .objective import Objective
+from .progress import Progress, silent
 
 _BATCHES_PER_BUCKET = 32
 # Left out of a recipe's JSON while they are at these values, so that recipes from before they
@@ -146,16 +147,12 @@ def kept_epoch(history: Sequence[Epoch]) -> Epoch:
     return max(history, key=lambda epoch: epoch.rank)
 
 
-Progress = Callable[[Iterable[list[int]], str, int], Iterable[list[int]]]
-"""Passes batches on and shows how far it is: (batches, description, total)."""
-
-
 def finetune_(
     encoder: Encoder,
     train: Split,
     validation: Split,
     recipe: FinetuneRecipe,
-    progress: Progress = lambda batches, _what, _total: batches,
+    progress: Progress = silent,
     *,
     teacher: Teacher | None = None,
     checkpoint: Checkpoint | None = None,

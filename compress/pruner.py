@@ -17,13 +17,14 @@ from .cost_measuring import known_costs
 from .judging import Judge, Selection, Verdict
 from .planning import LatencyCosts, MacCosts, Planner, smallest_within_loss
 from .prediction import expected_accuracy
+from .progress import Progress, silent
 from .prune_recipe import PruneRecipe
 from .pruning import prune_
 from .reconstruction import Refit, reconstruct_
 from .scores import HeadScores
 from .selection import select_units
 from .sensitivity import doubt
-from .surgeon import Progress, Surgeon
+from .surgeon import Surgeon
 
 MAC_TOKENS = 128
 """Length at which multiply-accumulates are counted, where the encoder takes so many."""
@@ -75,7 +76,7 @@ class Pruner:
         calibration: Encoded | None = None,
         selection: Selection | None = None,
         open_meter: OpenMeter | None = None,
-        progress: Progress = lambda items, _what, _total: items,
+        progress: Progress = silent,
         tell: Callable[[str], None] = lambda _line: None,
     ) -> None:
         self._encoder = encoder

@@ -6,7 +6,6 @@ repaired, lower part gives it, towards the teacher's stream; then the next norm 
 end the head. No labels and no gradients.
 """
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import cast
@@ -21,6 +20,7 @@ from tcompress.plain import PlainEncoder, activate, plain
 from tcompress.preprocessing import Encoded
 
 from .least_squares import Fitting
+from .progress import Progress, silent
 from .streams import Pair, Streams, Sublayer
 
 
@@ -51,7 +51,7 @@ def reconstruct_(
     encoded: Encoded,
     *,
     batch_size: int = 64,
-    progress: Callable[[Iterable[int], str, int], Iterable[int]] = lambda i, _what, _total: i,
+    progress: Progress = silent,
 ) -> list[Refit]:
     """Refit a pruned encoder to the one it came from, in place, sublayer by sublayer.
 

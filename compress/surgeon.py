@@ -1,6 +1,6 @@
 """Importance by elimination: what is lost when a unit goes and all others make up for it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,11 +11,9 @@ from tcompress.preprocessing import Batch
 
 from .criteria import Criterion
 from .elimination import Elimination, eliminate, exchange
+from .progress import Progress, silent
 from .scores import HeadScores
 from .sensitivity import Sensitivity, Survey, measure_sensitivity
-
-Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
-"""Passes items on and shows how far it is: (items, description, total)."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Surgeon:
         encoder: Encoder,
         batches: Iterable[Batch],
         calibration: dict[str, Any],
-        progress: Progress = lambda items, _what, _total: items,
+        progress: Progress = silent,
     ) -> "Surgeon":
         """Measure an encoder.
 

@@ -21,13 +21,13 @@ from tcompress.compress.distillation import (
 from tcompress.compress.finetuning import (
     Epoch,
     FinetuneRecipe,
-    Progress,
     Split,
     finetune_,
     kept_epoch,
 )
 from tcompress.compress.judging import predict_all
 from tcompress.compress.objective import Objective
+from tcompress.compress.progress import Progress
 from tcompress.compress.pruning import prune_
 from tcompress.console import Console
 from tcompress.data import Columns, read_examples
