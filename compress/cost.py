@@ -20,6 +20,8 @@ from tcompress.errors import ArtifactError, RequestError
 from tcompress.plan import CompressionPlan
 
 SCHEMA_VERSION = 2
+NEURON_STEP = 32
+"""FFN widths are measured and planned in multiples of this: int8 kernels work in tiles."""
 
 
 class Engine(StrEnum):

@@ -29,11 +29,18 @@ from tcompress.machine import (
 from tcompress.plan import CompressionPlan
 from tcompress.transformer import Pooling
 
-from .cost import SCHEMA_VERSION, CostCurve, CostTable, Engine, LatencyMeter, OpenMeter, Serving
+from .cost import (
+    NEURON_STEP,
+    SCHEMA_VERSION,
+    CostCurve,
+    CostTable,
+    Engine,
+    LatencyMeter,
+    OpenMeter,
+    Serving,
+)
 
 DEFAULT_BUDGET_S = 30.0
-NEURON_STEP = 32
-"""Neurons are measured in multiples of this: the kernels work in tiles."""
 _NEURON_POINTS = 7
 _MIXTURES = 4
 

@@ -18,14 +18,12 @@ from tcompress.anatomy import Anatomy
 from tcompress.errors import RequestError
 from tcompress.plan import CompressionPlan
 
-from .cost import CostTable
+from .cost import NEURON_STEP, CostTable
 from .criteria import neuron_criteria
 from .scores import HeadScores
 
 _BUCKETS = 8_000
 """Costs are rounded up to this fraction of the budget."""
-_TILE = 32
-"""FFN widths are multiples of what int8 kernels work on at a time."""
 _FEWEST_WIDTHS = 24
 Floats = npt.NDArray[np.float64]
 
@@ -228,7 +226,8 @@ class Planner:
             zip(self.scores.heads, self.scores.neurons, strict=True)
         ):
             choices.append(_choice(heads, floor, self.costs.attention, index, step=1))
-            step = _TILE if len(neurons) >= _FEWEST_WIDTHS * _TILE else 1 + len(neurons) // 64
+            many = len(neurons) >= _FEWEST_WIDTHS * NEURON_STEP
+            step = NEURON_STEP if many else 1 + len(neurons) // 64
             choices.append(_choice(neurons, floor, self.costs.feed_forward, index, step=step))
         return choices
 
