@@ -16,11 +16,11 @@ from .criteria import Criterion
 from .judging import Selection
 from .prune_recipe import PruneRecipe
 from .pruner import Pruner
+from .score_command import SCORING_EXAMPLES
 from .scores import HeadScores
 from .surgeon import Surgeon
 
 _SURGEON_EXAMPLES = 1024
-_SCORING_EXAMPLES = 512
 
 
 @dataclass
@@ -92,7 +92,7 @@ class PruneStage:
     def _importance(self, encoder: Encoder) -> tuple[HeadScores, Surgeon | None]:
         recipe, run = self.recipe, self.run
         if recipe.criterion is not Criterion.OBS:
-            count = min(recipe.max_examples, _SCORING_EXAMPLES)
+            count = min(recipe.max_examples, SCORING_EXAMPLES)
             scores = known_scores(run, recipe.criterion, count) or score_on_examples(
                 encoder, recipe.criterion, count, run.data, recipe.seed, run.console
             )

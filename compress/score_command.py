@@ -34,6 +34,8 @@ CRITERIA = (
     "leave-one-out",
     "random",
 )
+SCORING_EXAMPLES = 512
+"""Calibration examples by default; `prune` scores on as many, so that it can use what is known."""
 # one forward pass per head, where all others share one
 _SLOW = "leave-one-out"
 _NAMES = ", ".join(CRITERIA)
@@ -41,7 +43,7 @@ _NAMES = ", ".join(CRITERIA)
 _MAX_EXAMPLES = click.option(
     "--max-examples",
     type=click.IntRange(min=1),
-    default=512,
+    default=SCORING_EXAMPLES,
     help="Calibration examples, drawn from the training split.",
 )
 
