@@ -21,7 +21,8 @@ from tcompress.compress.gating import Gates, Units, gated, open_gates
 from tcompress.compress.judging import predict_all
 from tcompress.compress.moments import Moments
 from tcompress.compress.pruning import prune_
-from tcompress.compress.streams import Pair, Side, Streams
+from tcompress.compress.streams import Pair, Streams
+from tcompress.compress.sublayers import Side
 from tcompress.encoder import Encoder, evaluating
 from tcompress.errors import RequestError
 from tcompress.plain import PlainEncoder, PlainLayer, plain
@@ -192,12 +193,11 @@ def tune_scales_(
     """
     pair = Pair(plain(student), plain(teacher), student.device)
     with Streams(pair, encoded, batch_size) as streams:
-        for index, layer in enumerate(pair.student.layers):
-            widths = {"attention": cast("PlainLayer", layer).head_size, "feed-forward": 1}
+        for index in range(len(pair.student.layers)):
             for part in pair.sublayers(index):
                 linear = part.student.linear
                 if linear.in_features and (index, part.name) != (0, "attention"):
-                    width = widths[part.name]
+                    width = part.student.width
                     moments = _moments(part.student, part.teacher, streams)
                     scales = fitted_scales(moments, linear.weight.T.double(), width)
                     if scales is None:
@@ -297,8 +297,8 @@ def prune_by_knowledge(
         for part in (part for layer in range(len(units.heads)) for part in pair.sublayers(layer)):
             scores = knowledge(pair.student, streams, len(masks), encoded, answers, recipe)
             kept, cost = affordable(scores, len(masks) % 2, budget)
-            width = 1 if len(masks) % 2 else encoder.anatomy.layers[part.layer].head_size
-            _solve_(part.student, part.teacher, streams, kept.repeat_interleave(width))
+            channels = kept.repeat_interleave(part.student.width)
+            _solve_(part.student, part.teacher, streams, channels)
             streams.advance(part.student, part.teacher)
             budget = replace(budget, left=budget.left - cost)
             masks.append(kept)

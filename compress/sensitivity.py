@@ -4,18 +4,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tcompress.encoder import Encoder
 from tcompress.errors import CalibrationError
 from tcompress.machine import threads_for
-from tcompress.plain import PlainEncoder, PlainLayer, attention_bias, plain
+from tcompress.plain import PlainEncoder, attention_bias, plain
 from tcompress.preprocessing import Batch
 
 from .elimination import Regression, damped
 from .freezing import untrained
 from .moments import Moments
 from .probes import MOST_EXACT_CLASSES, check_classes, check_finite
+from .sublayers import Side, sides
 
 _RIDGE = 1e-3
 
@@ -82,11 +83,7 @@ def measure_sensitivity(encoder: Encoder, batches: Iterable[Batch], *, seed: int
         CalibrationError: If there is no example, an answer is not finite, or there is one class.
     """
     module = plain(encoder)
-    gatherers = [
-        gatherer
-        for layer in encoder.anatomy.layers
-        for gatherer in (_Gatherer(layer.output, layer.head_size), _Gatherer(layer.ffn_out, 1))
-    ]
+    gatherers = [_Gatherer(side) for side in _sides(module)]
     generator = torch.Generator().manual_seed(seed)
     examples, unsure = 0, 0.0
     with threads_for(encoder.parameters), untrained(module), torch.enable_grad():
@@ -139,22 +136,14 @@ def _forward(
     bias = attention_bias(mask, x.dtype)
     features: list[Tensor] = []
     streams: list[Tensor] = []
-
-    def behind(carried: Tensor, read: Tensor, added: Tensor) -> Tensor:
-        stream = carried + added
+    for side in _sides(module):
+        read = side.features(x, bias)
+        stream = side.carried(x) + side.join(read)
         if not stream.requires_grad:
             stream.requires_grad_(True)
         features.append(read)
         streams.append(stream)
-        return stream
-
-    for layer in _layers(module):
-        z = layer.mix(x, bias)
-        x = behind(layer.carried(x), z, layer.join(z))
-        x = x if layer.norm_first else layer.attention_norm(x)
-        a = layer.excite(x)
-        x = behind(x, a, layer.gather(a))
-        x = x if layer.norm_first else layer.ffn_norm(x)
+        x = side.stream(stream)
     if module.final_norm is not None:
         x = module.final_norm(x)
     return features, streams, module.head(x, mask), mask
@@ -195,11 +184,10 @@ class _Gatherer:
     whose stream nobody reads again count for nothing.
     """
 
-    def __init__(self, linear: nn.Linear, width: int) -> None:
-        self._linear = linear
-        self._width = width
-        self._features = Moments(linear.in_features)
-        hidden = linear.out_features
+    def __init__(self, side: Side) -> None:
+        self._side = side
+        self._features = Moments(side.linear.in_features)
+        hidden = side.linear.out_features
         self._metric = torch.zeros(hidden, hidden, dtype=torch.float64)
 
     def add(self, x: Tensor, rows: Tensor) -> None:
@@ -214,11 +202,11 @@ class _Gatherer:
         self._metric += (flat.T @ flat).cpu()
 
     def result(self, examples: int) -> Sensitivity:
-        weights = self._linear.weight.detach().T.cpu()
-        return Sensitivity(self._features, self._metric / (2 * examples), weights, self._width)
+        weights = self._side.linear.weight.detach().T.cpu()
+        metric = self._metric / (2 * examples)
+        return Sensitivity(self._features, metric, weights, self._side.width)
 
 
-def _layers(module: PlainEncoder) -> Iterator[PlainLayer]:
-    for layer in module.layers:
-        assert isinstance(layer, PlainLayer)
-        yield layer
+def _sides(module: PlainEncoder) -> Iterator[Side]:
+    for index in range(len(module.layers)):
+        yield from sides(module, index)

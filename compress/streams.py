@@ -7,45 +7,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self, cast
+from typing import Self
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from tcompress.errors import StorageError
-from tcompress.plain import PlainEncoder, PlainLayer, attention_bias
+from tcompress.plain import PlainEncoder, attention_bias
 from tcompress.preprocessing import Encoded
 
 from .least_squares import NormFit
+from .sublayers import Side, sides, unchanged
 
 _STUDENT, _TEACHER, _TEACHER_AHEAD = range(3)
-
-
-@dataclass(frozen=True)
-class Side:
-    """One sublayer of one encoder.
-
-    Attributes:
-        features: From the stream before it and the attention bias, what its last projection reads.
-        carried: The part of the stream that its output is added to.
-        join: Applies the last projection.
-        linear: The last projection.
-        norm: The norm that reads the stream behind it, or None.
-        stream: From the norm's input, the stream that the next sublayer reads.
-    """
-
-    features: Callable[[Tensor, Tensor], Tensor]
-    carried: Callable[[Tensor], Tensor]
-    join: Callable[[Tensor], Tensor]
-    linear: nn.Linear
-    norm: nn.LayerNorm | None
-    stream: Callable[[Tensor], Tensor]
-
-    def behind(self, x: Tensor, bias: Tensor) -> Tensor:
-        """Return the stream behind the sublayer, before any norm."""
-        return self.carried(x) + self.join(self.features(x, bias))
 
 
 @dataclass(frozen=True)
@@ -56,30 +32,6 @@ class Sublayer:
     name: str
     student: Side
     teacher: Side
-
-
-def _attention(plain: PlainEncoder, index: int) -> Side:
-    layer = cast("PlainLayer", plain.layers[index])
-    norm = layer.ffn_norm if layer.norm_first else layer.attention_norm
-    stream = _unchanged if layer.norm_first else layer.attention_norm
-    return Side(layer.mix, layer.carried, layer.join, layer.output, norm, stream)
-
-
-def _feed_forward(plain: PlainEncoder, index: int) -> Side:
-    layer = cast("PlainLayer", plain.layers[index])
-    above = plain.layers[index + 1 : index + 2]
-    reader = cast("PlainLayer", above[0]).attention_norm if len(above) else plain.final_norm
-    norm = reader if layer.norm_first else layer.ffn_norm
-    stream = _unchanged if layer.norm_first else layer.ffn_norm
-
-    def features(x: Tensor, bias: Tensor) -> Tensor:
-        return layer.excite(x)
-
-    return Side(features, _unchanged, layer.gather, layer.ffn_out, norm, stream)
-
-
-def _unchanged(x: Tensor) -> Tensor:
-    return x
 
 
 @dataclass(frozen=True)
@@ -105,8 +57,10 @@ class Pair:
         Yields:
             The student's beside the teacher's.
         """
-        for name, side in (("attention", _attention), ("feed-forward", _feed_forward)):
-            yield Sublayer(index, name, side(self.student, index), side(self.teacher, index))
+        for mine, theirs in zip(
+            sides(self.student, index), sides(self.teacher, index), strict=True
+        ):
+            yield Sublayer(index, mine.name, mine, theirs)
 
 
 class Streams:
@@ -126,7 +80,7 @@ class Streams:
         self._pair = pair
         self._encoded = encoded
         self._batches = [rows for rows, _ in encoded.batches(batch_size)]
-        self._enter: tuple[Callable[[Tensor], Tensor], ...] = (_unchanged, _unchanged)
+        self._enter: tuple[Callable[[Tensor], Tensor], ...] = (unchanged, unchanged)
         self._shapes: dict[tuple[int, int], tuple[int, ...]] = {}
         hidden = pair.teacher.hidden_size
         sizes = [len(rows) * max(1, int(encoded.lengths[rows].max())) for rows in self._batches]
