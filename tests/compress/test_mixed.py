@@ -208,6 +208,15 @@ def test_the_budget_steps_down_until_the_drop_holds(bert: Encoder, encode: Calla
     assert [line[10:30] for line in lines] == ["6 sublayers lowered:", "5 sublayers lowered:"]
 
 
+def test_more_tokens_than_the_encoder_reads_are_refused_before_anything_is_measured(
+    quantize: Callable, text_workspace: Path
+) -> None:
+    result = quantize("--tokens", 41, "--workspace", text_workspace)
+    assert result.exit_code == 2
+    assert "--tokens 41: this encoder reads at most 40 tokens" in result.stderr
+    assert "depend on" not in result.stderr
+
+
 def test_an_encoder_of_one_class_is_refused(
     quantize: Callable, bert: Encoder, text_workspace: Path, tmp_path: Path
 ) -> None:
