@@ -1,7 +1,7 @@
 """The process of one contender: opens it on its engine, then answers until its parent is gone.
 
 It runs in the environment of the peers too, so it knows nothing of tcompress. Requests and replies
-are pickles on its standard input and output, as `tcompress.evaluate.engine_process` speaks them,
+are pickles on its standard input and output, as `tcompress.worker_process` speaks them,
 between a program and itself.
 """
 

@@ -38,12 +38,12 @@ from tcompress.console import Console
 from tcompress.encoder import CONFIG_FILE
 from tcompress.errors import MeasurementError, TcompressError
 from tcompress.evaluate.accuracy import BATCH_SIZE, Predictions, judge
-from tcompress.evaluate.engine_process import WorkerProcess
 from tcompress.evaluate.latency import Race, race
 from tcompress.evaluate.measurement import Latency
 from tcompress.evaluate.statistics import damage_bounds
 from tcompress.machine import describe_machine, usable_cpus
 from tcompress.preprocessing import Batch, Encoded
+from tcompress.worker_process import WorkerProcess
 from tcompress.workspace import DataConfig, Workspace, WorkspaceConfig
 
 SCHEMA_VERSION = 1

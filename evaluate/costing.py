@@ -17,8 +17,8 @@ from tcompress.compress.cost import MIXED, Serving
 from tcompress.encoder import Encoder
 from tcompress.plan import CompressionPlan, Precision
 from tcompress.preprocessing import Batch
+from tcompress.worker_process import WorkerProcess
 
-from .engine_process import WorkerProcess
 from .latency import race
 
 _WANTED_HALF_WIDTH = 0.005

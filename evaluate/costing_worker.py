@@ -8,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .worker import open_pytorch, serve, time_calls
+from tcompress.worker_process import serve
+
+from .worker import open_pytorch, time_calls
 
 if TYPE_CHECKING:
     from tcompress.compress.cost import Serving

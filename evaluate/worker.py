@@ -1,25 +1,18 @@
 """The engine process: opens one artifact, then answers requests until its parent is gone.
 
-It runs as `python -m tcompress.evaluate.worker`, started by `EngineProcess`, which sets the thread
-counts in its environment: libraries read them once, when they are first imported. Nothing heavy
-may be imported at the top of this module. Requests and replies are pickles on its standard input
-and output, between a program and itself.
+It runs as `python -m tcompress.evaluate.worker`, started by `EngineProcess`. Nothing heavy may be
+imported at the top of this module.
 """
 
-import ctypes
 import gc
-import os
-import pickle
-import signal
-import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from tcompress.errors import DeviceError, TcompressError
+from tcompress.errors import DeviceError
+from tcompress.worker_process import serve
 
 if TYPE_CHECKING:
     from tcompress.data import Examples
@@ -30,8 +23,6 @@ if TYPE_CHECKING:
     from .engine_info import EngineInfo
 
 ValueT = TypeVar("ValueT")
-DONE, REFUSED, FAILED = "done", "refused", "failed"
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 _LIBRARIES = {"onnxruntime": ("onnxruntime",), "openvino": ("openvino",)}
 
 
@@ -156,46 +147,6 @@ def time_calls(predict: "Predict", batch: "Batch", calls: int, warmup: int) -> l
 def main() -> None:
     """Serve one artifact."""
     serve(Worker())
-
-
-def serve(worker: object) -> None:
-    """Answer requests until the standard input ends.
-
-    Args:
-        worker: Every public method answers the request of its name.
-    """
-    requests, replies = _take_over_streams()
-    _follow_parent()
-    while True:
-        try:
-            name, arguments = pickle.load(requests)
-        except EOFError:
-            return
-        pickle.dump(_answer(getattr(worker, name), arguments), replies)
-        replies.flush()
-
-
-def _answer(method: Callable[..., Any], arguments: dict[str, Any]) -> tuple[str, Any]:
-    try:
-        return DONE, method(**arguments)
-    except TcompressError as error:
-        return REFUSED, (type(error).__name__, str(error))
-    except Exception as error:  # engines raise many kinds; the parent names the artifact
-        return FAILED, f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-
-
-def _take_over_streams() -> tuple[IO[bytes], IO[bytes]]:
-    """Keep the two pipes for ourselves; what libraries print goes to stderr."""
-    replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    return sys.stdin.buffer, replies
-
-
-def _follow_parent() -> None:
-    """Leave interrupts to the parent, and end when it ends, even while suspended."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
 
 
 def _exported_on(exported: "ExportedEncoder", device: str) -> "Predict":
