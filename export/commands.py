@@ -77,6 +77,7 @@ def export(
 
     from .exact import without_token_types
     from .exporting import write_export
+    from .serving import ServedProcess
 
     stages = ("prune", "finetune", "quantize")
     run = StageRun.open(
@@ -117,6 +118,7 @@ def export(
                     reduce_range=reduce_range,
                     examples=examples,
                     calibration=batches,
+                    opener=ServedProcess,
                 ),
                 used,
             )

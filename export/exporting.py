@@ -1,6 +1,7 @@
 """Writing one exported artifact: file, tokenizer, configuration, and the parity check."""
 
 import json
+import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,15 @@ from tcompress.runtime import (
     OPENVINO_KIND,
     PROGRAM_KIND,
     TORCHSCRIPT_KIND,
-    open_model_file,
-    serve_openvino,
 )
 
 from . import openvino_ir
 from .deployment import AppliedTransforms, deploy
+from .metadata import file_metadata
 from .onnx_graph import expected_operators, write_onnx
-from .parity import FP32_LIMITS, check_parity, limits_for
+from .parity import FP32_LIMITS, check_executed, check_parity, limits_for
 from .program import write_program
+from .serving import Opener, served_here
 from .torchscript import write_torchscript
 
 _TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -41,6 +42,7 @@ def write_export(
     reduce_range: bool = False,
     examples: tuple[Batch, ...] = (),
     calibration: tuple[Batch, ...] = (),
+    opener: Opener = served_here,
 ) -> dict[str, Any]:
     """Write an encoder in a format, with what is needed to run it, and check its parity.
 
@@ -52,18 +54,27 @@ def write_export(
         reduce_range: Whether int8 weights use 7 bits, for CPUs whose int8 products saturate.
         examples: Real inputs to check parity on as well.
         calibration: Real inputs to take the ranges of activations from; OpenVINO's int8 needs some.
+        opener: Where files are opened to be checked; a `ServedProcess` may crash and harm nothing.
 
     Returns:
         What a manifest has to say about the file.
 
     Raises:
         CalibrationError: If int8 needs to be calibrated and there is nothing to do it on.
-        ExportError: If the encoder cannot be written in that format.
+        ExportError: If the encoder cannot be written in that format, or the engine fails on the
+            file or does not execute what the plan asks for.
         ParityError: If the file does not compute what the encoder computes.
     """
     deployed = deploy(encoder)
+    metadata = file_metadata(encoder, deployed, kind, reduce_range=reduce_range)
     path = directory / MODEL_FILES[kind]
-    _write(encoder, deployed, kind, path, reduce_range=reduce_range, calibration=calibration)
+    if kind == OPENVINO_KIND:
+        model = _openvino_model(encoder, calibration, opener, reduce_range=reduce_range)
+        openvino_ir.save(model, path, metadata)
+    elif kind == ONNX_KIND:
+        write_onnx(deployed, path, metadata=metadata, reduce_range=reduce_range)
+    else:
+        _write_torch(encoder, deployed, kind, path)
     copy_carried_files(encoder.directory, directory)
     if isinstance(encoder.preprocessor, TextPreprocessor):
         _limit_tokenizer(directory, encoder.preprocessor)
@@ -73,12 +84,15 @@ def write_export(
         "preprocessing": _preprocessing(encoder),
         "transforms": asdict(AppliedTransforms.between(encoder.anatomy, deployed)),
     }
-    predict = open_model_file(kind, directory, list(deployed.input_names))
     real, limits = (*examples, *calibration), limits_for(encoder.plan)
-    parity = check_parity(encoder, predict, limits, real, random_inputs=not calibration)
+    with opener(kind, directory, deployed.input_names) as served:
+        parity = check_parity(encoder, served.predict, limits, real, random_inputs=not calibration)
+        executed = served.operators()
     details["parity"] = parity.to_json()
     if kind == ONNX_KIND:
-        details["operators"] = dict(expected_operators(deployed))
+        expected = expected_operators(deployed)
+        check_executed(executed, expected)
+        details["operators"] = {**expected, "executed": executed}
         details["reduce_range"] = reduce_range
     elif kind == OPENVINO_KIND:
         planned = openvino_ir.planned_int8_weights(deployed, encoder.plan)
@@ -87,52 +101,31 @@ def write_export(
     return details
 
 
-def _write(
-    encoder: Encoder,
-    deployed: PlainEncoder,
-    kind: str,
-    path: Path,
-    *,
-    reduce_range: bool,
-    calibration: tuple[Batch, ...],
-) -> None:
-    inputs = tuple(encoder.example_tensors().values())
-    metadata = {
-        "tcompress.plan": json.dumps(encoder.plan.summary()),
-        "tcompress.precision": encoder.plan.precision,
-        "tcompress.labels": json.dumps(list(encoder.labels)),
-    }
-    if kind == ONNX_KIND:
-        write_onnx(deployed, path, metadata=metadata, reduce_range=reduce_range)
-    elif kind == TORCHSCRIPT_KIND:
-        write_torchscript(deployed, path, inputs)
-    elif kind == PROGRAM_KIND:
-        write_program(deployed, path, inputs)
-    elif kind == OPENVINO_KIND:
-        _write_openvino(encoder, path, metadata, calibration, reduce_range=reduce_range)
-    else:
+def _write_torch(encoder: Encoder, deployed: PlainEncoder, kind: str, path: Path) -> None:
+    writers = {TORCHSCRIPT_KIND: write_torchscript, PROGRAM_KIND: write_program}
+    if kind not in writers:
         msg = f"unknown format {kind!r}; known are: {', '.join(FORMATS)}"
         raise ExportError(msg)
+    writers[kind](deployed, path, tuple(encoder.example_tensors().values()))
 
 
-def _write_openvino(
-    encoder: Encoder,
-    path: Path,
-    metadata: dict[str, str],
-    calibration: tuple[Batch, ...],
-    *,
-    reduce_range: bool,
-) -> None:
+def _openvino_model(
+    encoder: Encoder, calibration: tuple[Batch, ...], opener: Opener, *, reduce_range: bool
+) -> Any:
     """Convert, and lower what converted well: int8 itself is only compared on real inputs."""
     openvino_ir.check_precisions(encoder.plan)
     source = replace(encoder, plan=encoder.plan.with_precision(Precision.FP32))
     deployed = deploy(source)
     converted = openvino_ir.convert(deployed)
-    model, planned = converted.model, openvino_ir.planned_int8_weights(deployed, encoder.plan)
-    if planned:
-        check_parity(source, serve_openvino(model, deployed.input_names), FP32_LIMITS)
-        model = openvino_ir.quantize(converted, planned, calibration, reduce_range=reduce_range)
-    openvino_ir.save(model, path, metadata)
+    planned = openvino_ir.planned_int8_weights(deployed, encoder.plan)
+    if not planned:
+        return converted.model
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / MODEL_FILES[OPENVINO_KIND]
+        openvino_ir.save(converted.model, path, {"tcompress.precision": source.plan.precision})
+        with opener(OPENVINO_KIND, path.parent, deployed.input_names) as served:
+            check_parity(source, served.predict, FP32_LIMITS)
+    return openvino_ir.quantize(converted, planned, calibration, reduce_range=reduce_range)
 
 
 def _limit_tokenizer(directory: Path, preprocessor: TextPreprocessor) -> None:

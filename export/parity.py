@@ -1,6 +1,6 @@
 """Whether an exported file computes what its source computes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -9,15 +9,17 @@ import numpy.typing as npt
 from scipy.special import log_softmax
 
 from tcompress.encoder import Encoder
-from tcompress.errors import ParityError
+from tcompress.errors import ExportError, ParityError
 from tcompress.plan import CompressionPlan, Precision
 from tcompress.preprocessing import Batch
 from tcompress.runtime import Predict
 
 Array = npt.NDArray[Any]
-_SHAPES = ((1, 1), (1, 17), (2, 8), (3, 33), (8, 5))
+_SHAPES = ((1, 1), (1, 17), (2, 8), (3, 33), (8, 5), (8, 33))
 _LONG_TOKENS = 128
 _CLEAR_MARGIN = 0.2
+# What ONNX Runtime may execute for an operator of the file.
+_EXECUTED_AS = {"MatMulIntegerToFloat": ("MatMulIntegerToFloat", "DynamicQuantizeMatMul")}
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,27 @@ def check_parity(
     )
     _check_limits(parity, limits)
     return parity
+
+
+def check_executed(executed: Mapping[str, int], expected: Mapping[str, int]) -> None:
+    """Raise unless the engine executes what the plan asks for: equal answers do not tell.
+
+    Args:
+        executed: How many operators of each kind ONNX Runtime executes.
+        expected: How many of each kind that matters the file has to hold.
+
+    Raises:
+        ExportError: If there are more or fewer.
+    """
+    for op, count in expected.items():
+        names = _EXECUTED_AS.get(op, (op,))
+        found = sum(executed.get(name, 0) for name in names)
+        if found != count:
+            msg = (
+                f"ONNX Runtime executes {found} {' or '.join(names)} for this file, "
+                f"the plan asks for {count}; another version of onnxruntime may do better"
+            )
+            raise ExportError(msg)
 
 
 def parity_batches(encoder: Encoder, seed: int = 0) -> Iterator[Batch]:

@@ -1,18 +1,23 @@
-"""Exported files, opened in the engine that serves them."""
+"""Exported files, opened in the engine that serves them.
+
+A file's own engine is all that is loaded for it: an ONNX file is opened without torch.
+"""
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .artifact import Artifact
 from .errors import ArtifactError, MachineError, MissingExtraError
 from .machine import usable_cpus
-from .preprocessing import Batch, Preprocessor, open_preprocessor
+
+if TYPE_CHECKING:
+    from .preprocessing import Batch, Preprocessor
 
 ONNX_KIND = "onnx"
 TORCHSCRIPT_KIND = "torchscript"
@@ -34,7 +39,7 @@ BACKENDS = {
 }
 _TELEMETRY = "openvino_telemetry"
 
-Predict = Callable[[Batch], Any]
+Predict = Callable[["Batch"], Any]
 
 
 @dataclass
@@ -51,7 +56,7 @@ class ExportedEncoder:
 
     kind: str
     labels: tuple[str, ...]
-    preprocessor: Preprocessor
+    preprocessor: "Preprocessor"
     directory: Path
     predict: Predict
 
@@ -66,6 +71,8 @@ def open_exported(artifact: Artifact) -> ExportedEncoder:
         ArtifactError: If its kind is unknown or the engine refuses the file.
         MissingExtraError: If the engine is not installed.
     """
+    from .preprocessing import open_preprocessor
+
     manifest, directory = artifact.manifest, artifact.directory
     try:
         details = manifest.details
@@ -112,48 +119,51 @@ def open_model_file(kind: str, directory: Path, input_names: list[str]) -> Predi
         raise ArtifactError(msg) from error
 
 
-def _open_onnx(path: Path, input_names: list[str]) -> Predict:
+def open_onnx_session(path: Path, optimized: Path | None = None) -> Any:
+    """Open an ONNX file in ONNX Runtime.
+
+    Args:
+        path: The file.
+        optimized: Where to write the graph that the session executes; None: nowhere.
+
+    Returns:
+        The `onnxruntime.InferenceSession`.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = usable_cpus()
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
+    return onnxruntime.InferenceSession(
         str(path), sess_options=options, providers=["CPUExecutionProvider"]
     )
 
-    def predict(batch: Batch) -> Any:
+
+def _open_onnx(path: Path, input_names: list[str]) -> Predict:
+    session = open_onnx_session(path)
+
+    def predict(batch: "Batch") -> Any:
         return session.run(None, {name: batch[name] for name in input_names})[0]
 
     return predict
 
 
 def _open_openvino(path: Path, input_names: list[str]) -> Predict:
-    model = import_openvino().Core().read_model(path)
+    openvino = import_openvino()
+    model = openvino.Core().read_model(path)
+    # The engine computes in bf16 by itself wherever the CPU can, unless it is told.
     precision = model.get_rt_info(["tcompress", "precision"]).value
-    return serve_openvino(model, input_names, bf16=precision == "bf16")
-
-
-def serve_openvino(model: Any, input_names: Sequence[str], *, bf16: bool = False) -> Predict:
-    """Make an OpenVINO model ready to answer.
-
-    Args:
-        model: The `openvino.Model`.
-        input_names: Its inputs.
-        bf16: Whether to compute in bf16; the engine does by itself wherever the CPU can.
-
-    Returns:
-        A function from a batch to logits, `(batch, labels)` float32.
-    """
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": usable_cpus(),
-        "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
     }
-    compiled = import_openvino().compile_model(model, "CPU", settings)
+    compiled = openvino.compile_model(model, "CPU", settings)
 
-    def predict(batch: Batch) -> Any:
+    def predict(batch: "Batch") -> Any:
         return compiled({name: batch[name] for name in input_names})[0]
 
     return predict
@@ -204,7 +214,7 @@ def _open_torch(kind: str, path: Path, input_names: list[str]) -> Predict:
     else:
         module = torch.export.load(str(path)).module()
 
-    def predict(batch: Batch) -> Any:
+    def predict(batch: "Batch") -> Any:
         with torch.inference_mode():
             logits = module(*(torch.from_numpy(batch[name]) for name in input_names))
         return logits.float().numpy()
