@@ -1,4 +1,4 @@
-"""Weights and ranges for int8, from calibration examples; the weights stay fp32.
+"""An encoder made ready for int8 on calibration examples; its weights stay fp32.
 
 What int8 loses is lost in activations first: one step per tensor, set by its largest channel.
 Channels are centred and evened out where that changes no answer, so that one artifact serves
@@ -6,7 +6,6 @@ every format.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -17,7 +16,7 @@ from tcompress.preprocessing import Encoded
 
 from .judging import mean_divergence, predict_all
 from .precision import RuntimeInt8Linear, lowered
-from .ranges import ActivationRanges, activation_ranges, channel_extremes
+from .product_inputs import channel_extremes
 from .shifting import shift_
 from .smoothing import fold_value_biases_, smooth_
 
@@ -32,23 +31,10 @@ class Int8Calibration:
         divergence: Mean KL from the fp32 answers to those in ONNX Runtime's dynamic int8, in nats,
             on held-out examples; lower is better.
         divergence_before: The same without calibration.
-        ranges: Ranges of the product inputs as they are now.
-        ranges_before: The ranges as they were.
     """
 
     divergence: float
     divergence_before: float
-    ranges: ActivationRanges
-    ranges_before: ActivationRanges
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the numbers as a JSON document."""
-        return {
-            "divergence": self.divergence,
-            "divergence_before": self.divergence_before,
-            "ranges": self.ranges.to_json(),
-            "ranges_before": self.ranges_before.to_json(),
-        }
 
 
 @torch.no_grad()
@@ -72,12 +58,10 @@ def calibrate_int8_(encoder: Encoder, encoded: Encoded, held_out: Encoded) -> In
 
         before = divergence()
         fold_value_biases_(encoder)
-        ranges_before = activation_ranges(plain(encoder), batches)
         shift_(encoder, channel_extremes(plain(encoder), batches))
         fold_value_biases_(encoder)
         smooth_(encoder, channel_extremes(plain(encoder), batches))
-        ranges = activation_ranges(plain(encoder), batches)
-        return Int8Calibration(divergence(), before, ranges, ranges_before)
+        return Int8Calibration(divergence(), before)
 
 
 def _int8_answers(encoder: Encoder, encoded: Encoded) -> torch.Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tcompress.anatomy import Anatomy, LayerAnatomy
 from tcompress.encoder import Encoder
 
-from .ranges import Key, Product
+from .product_inputs import Key, Product
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Outliers moved from activations into weights, where that changes no answer."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tcompress.anatomy import Activation, LayerAnatomy
 from tcompress.encoder import Encoder
 
-from .ranges import Key, Product
+from .product_inputs import Key, Product
 
 _SMALLEST = 1e-5
 
@@ -62,8 +62,6 @@ def _parameters(module: nn.Module) -> tuple[Tensor, ...]:
 def smooth_(encoder: Encoder, extremes: Mapping[Key, Tensor], *, alpha: float = 0.5) -> None:
     """Even out channels before int8, in place: divide them by s, multiply what reads them by s.
 
-    s_j = max|x_j|^alpha / max|W_j|^(1 - alpha), x_j a channel and W_j all weights that read it.
-
     Args:
         encoder: The encoder; its fp32 answers stay as they are, up to rounding.
         extremes: Lowest and highest value of each channel on calibration data, by layer and
@@ -79,10 +77,26 @@ def smooth_(encoder: Encoder, extremes: Mapping[Key, Tensor], *, alpha: float = 
                 _scale_(fold, found.abs().amax(0), alpha)
 
 
+def smoothing_scale(largest: Tensor, weights: Sequence[Tensor], alpha: float) -> Tensor:
+    """Return what channels are divided by, and weights multiplied by, to even them out.
+
+    s_j = max|x_j|^alpha / max|W_j|^(1 - alpha), x_j a channel and W_j all weights that read it.
+
+    Args:
+        largest: Largest magnitude of each channel, `(channels,)`.
+        weights: Matrices that read the channels, each `(out, channels)`.
+        alpha: How much of the outliers moves, 0 to 1.
+
+    Returns:
+        `(channels,)`, above 0.
+    """
+    x = largest.to(weights[0].device).clamp(min=_SMALLEST)
+    w = torch.cat([weight.abs() for weight in weights]).amax(0)
+    return x**alpha / w.clamp(min=_SMALLEST) ** (1 - alpha)
+
+
 def _scale_(fold: Fold, largest: Tensor, alpha: float) -> None:
-    weights = torch.stack([linear.weight.abs().amax(0) for linear in fold.read_by]).amax(0)
-    x = largest.to(weights.device).clamp(min=_SMALLEST)
-    scale = x**alpha / weights.clamp(min=_SMALLEST) ** (1 - alpha)
+    scale = smoothing_scale(largest, [linear.weight for linear in fold.read_by], alpha)
     for parameter in fold.given_by:
         parameter.div_(scale if parameter.dim() == 1 else scale[:, None])
     for linear in fold.read_by:

@@ -17,6 +17,8 @@ from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from tcompress.anatomy import Activation
+from tcompress.compress.product_inputs import Product
+from tcompress.compress.static_inputs import StaticInput, StaticInputs
 from tcompress.errors import ExportError
 from tcompress.plain import PlainEmbedding, PlainEncoder, PlainHead, PlainLayer
 from tcompress.plan import Precision
@@ -35,6 +37,7 @@ _ACTIVATION_OPS: dict[Activation, tuple[str, str]] = {
 }
 # Far below any score, and within fp16.
 _HIDDEN = -30_000.0
+_Inputs = dict[Product, StaticInput | None]
 
 
 def write_onnx(
@@ -43,6 +46,7 @@ def write_onnx(
     *,
     metadata: dict[str, str],
     reduce_range: bool = False,
+    static: StaticInputs | None = None,
 ) -> None:
     """Write the encoder as one ONNX file with dynamic batch and length.
 
@@ -51,6 +55,7 @@ def write_onnx(
         path: The file.
         metadata: What `session.get_modelmeta().custom_metadata_map` is to say.
         reduce_range: Whether int8 weights use 7 bits, for CPUs whose int8 products saturate.
+        static: How the inputs of int8 products are quantized; None for the range in each call.
 
     Raises:
         ExportError: If the plan asks for bf16, or the file does not hold the operators that the
@@ -69,7 +74,8 @@ def write_onnx(
         masks = _Masks.of(writer)
     for index, layer in enumerate(deployed.layers):
         with writer.scope(f"layer.{index}"):
-            x = _layer(writer, cast("PlainLayer", layer), x, masks)
+            known = {product: (static or {}).get((index, product)) for product in Product}
+            x = _layer(writer, cast("PlainLayer", layer), x, masks, known)
     if deployed.final_norm is not None:
         x = writer.layer_norm(x, "final_norm", deployed.final_norm)
     with writer.scope("head"):
@@ -177,17 +183,17 @@ class _Masks:
         return self.one_query if layer.first_only else self.every_query
 
 
-def _layer(writer: GraphWriter, layer: PlainLayer, x: str, masks: _Masks) -> str:
+def _layer(writer: GraphWriter, layer: PlainLayer, x: str, masks: _Masks, inputs: _Inputs) -> str:
     stream = _read_tokens(writer, layer, x)
     if layer.norm_first:
         normed = writer.layer_norm(x, "attention_norm", layer.attention_norm)
         source = _read_tokens(writer, layer, normed)
-        attended = _attention(writer, layer, normed, source, masks)
+        attended = _attention(writer, layer, normed, source, masks, inputs)
         normed, stream = writer.added(attended, stream, "ffn_norm", layer.ffn_norm)
-        return writer.node("Add", stream, _feed_forward(writer, layer, normed))
-    attended = _attention(writer, layer, x, stream, masks)
+        return writer.node("Add", stream, _feed_forward(writer, layer, normed, inputs))
+    attended = _attention(writer, layer, x, stream, masks, inputs)
     x, _ = writer.added(stream, attended, "attention_norm", layer.attention_norm)
-    fed = _feed_forward(writer, layer, x)
+    fed = _feed_forward(writer, layer, x, inputs)
     return writer.added(x, fed, "ffn_norm", layer.ffn_norm)[0]
 
 
@@ -199,30 +205,41 @@ def _read_tokens(writer: GraphWriter, layer: PlainLayer, x: str) -> str:
     return writer.node("Slice", x, *_range(writer, 0, 1), axis)
 
 
-def _attention(writer: GraphWriter, layer: PlainLayer, x: str, source: str, masks: _Masks) -> str:
+def _attention(
+    writer: GraphWriter,
+    layer: PlainLayer,
+    x: str,
+    source: str,
+    masks: _Masks,
+    inputs: _Inputs,
+) -> str:
     """Attend from the tokens in `source` to those in `x`."""
     with writer.scope("attention"):
         if layer.num_heads == 0:
             return _constant(writer, layer.output)
         products = _Products(writer, layer.attention_precision)
-        read = products.enter(x)
-        asking = read if source == x else products.enter(source)
+        read = products.enter(x, "input", inputs[Product.ATTENTION_INPUT])
+        asking = read
+        if source != x:
+            asking = products.enter(source, "first_input", inputs[Product.ATTENTION_INPUT])
         q = products.linear(asking, "query", layer.query)
         k, v = products.linear(read, "key", layer.key), products.linear(read, "value", layer.value)
         mask = products.enter_as_is(masks.of_layer(layer))
-        heads = {"q_num_heads": layer.num_heads, "kv_num_heads": layer.num_heads}
-        mixed = products.inner(writer.node("Attention", q, k, v, mask, **heads))
-        return products.leave(products.linear(mixed, "output", layer.output))
+        heads = layer.num_heads
+        mixed = writer.node("Attention", q, k, v, mask, q_num_heads=heads, kv_num_heads=heads)
+        joined = products.inner(mixed, "mixed", inputs[Product.MIXED])
+        return products.leave(products.linear(joined, "output", layer.output))
 
 
-def _feed_forward(writer: GraphWriter, layer: PlainLayer, x: str) -> str:
+def _feed_forward(writer: GraphWriter, layer: PlainLayer, x: str, inputs: _Inputs) -> str:
     with writer.scope("feed_forward"):
         if layer.num_neurons == 0:
             return _constant(writer, layer.ffn_out)
         products = _Products(writer, layer.ffn_precision)
-        hidden = products.linear(products.enter(x), "in", layer.ffn_in)
-        hidden = products.inner(_activation(writer, layer.activation, hidden))
-        return products.leave(products.linear(hidden, "out", layer.ffn_out))
+        read = products.enter(x, "input", inputs[Product.FFN_INPUT])
+        hidden = _activation(writer, layer.activation, products.linear(read, "in", layer.ffn_in))
+        gathered = products.inner(hidden, "hidden", inputs[Product.HIDDEN])
+        return products.leave(products.linear(gathered, "out", layer.ffn_out))
 
 
 @dataclass(frozen=True)
@@ -237,10 +254,10 @@ class _Products:
     writer: GraphWriter
     precision: Precision
 
-    def enter(self, x: str) -> str | Quantized:
+    def enter(self, x: str, name: str, static: StaticInput | None) -> str | Quantized:
         """Turn a part of the stream into what the first products read."""
         if self.precision is Precision.INT8:
-            return self.writer.quantized(x)
+            return self.writer.quantized(x, name, static)
         return self.enter_as_is(x)
 
     def enter_as_is(self, x: str) -> str:
@@ -248,9 +265,10 @@ class _Products:
         half = self.precision is Precision.FP16
         return self.writer.cast(x, TensorProto.FLOAT16) if half else x
 
-    def inner(self, x: str) -> str | Quantized:
+    def inner(self, x: str, name: str, static: StaticInput | None) -> str | Quantized:
         """Turn a result from inside the sublayer into what its last product reads."""
-        return self.writer.quantized(x) if self.precision is Precision.INT8 else x
+        int8 = self.precision is Precision.INT8
+        return self.writer.quantized(x, name, static) if int8 else x
 
     def linear(self, x: str | Quantized, name: str, linear: nn.Module | None) -> str:
         """Multiply."""

@@ -12,9 +12,12 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from tcompress.compress.static_inputs import StaticInput
+
 from .onnx_int8 import quantize_rows, quantize_weight
 
 CONTRIB = "com.microsoft"
+_U8_STEPS = 255
 Array = npt.NDArray[Any]
 
 
@@ -26,11 +29,14 @@ class Quantized:
         values: Name of the u8 tensor.
         scale: Name of its scale.
         zero_point: Name of its zero point.
+        divisors: What the channels were divided by, and weights that read them have to be
+            multiplied by, `(channels,)`; None for nothing.
     """
 
     values: str
     scale: str
     zero_point: str
+    divisors: Tensor | None = None
 
 
 class GraphWriter:
@@ -109,14 +115,26 @@ class GraphWriter:
         """
         return self.node("Cast", x, to=kind)
 
-    def quantized(self, x: str) -> Quantized:
-        """Add the quantization of activations to u8, by the range that they have in each call.
+    def quantized(self, x: str, name: str, static: StaticInput | None = None) -> Quantized:
+        """Add the quantization of activations to u8.
 
         Args:
             x: Any float tensor.
+            name: Its name below the scope.
+            static: How; None for steps over the range that it has in each call.
         """
-        values = self.node("DynamicQuantizeLinear", x, outputs=3)
-        return Quantized(values, f"{values}:1", f"{values}:2")
+        with self.scope(name):
+            if static is None:
+                values = self.node("DynamicQuantizeLinear", x, outputs=3)
+                return Quantized(values, f"{values}:1", f"{values}:2")
+            if static.divisors is not None:
+                x = self.node("Mul", x, self.weight("factors", 1 / static.divisors))
+            low, high = static.bounds
+            step = (high - low) / _U8_STEPS
+            scale = self.weight("scale", np.array(step, np.float32))
+            zero_point = self.weight("zero_point", np.array(round(-low / step), np.uint8))
+            values = self.node("QuantizeLinear", x, scale, zero_point)
+            return Quantized(values, scale, zero_point, static.divisors)
 
     def linear(
         self, x: str | Quantized, name: str, linear: nn.Linear, *, half: bool = False
@@ -139,7 +157,8 @@ class GraphWriter:
             kind = np.float16 if half else np.float32
             bias = "" if linear.bias is None else self.weight("bias", _as(linear.bias, kind))
             if isinstance(x, Quantized):
-                weight, scale = quantize_weight(linear.weight, reduce_range=self.reduce_range)
+                matrix = linear.weight if x.divisors is None else linear.weight * x.divisors
+                weight, scale = quantize_weight(matrix, reduce_range=self.reduce_range)
                 b, s = self.weight("weight_int8", weight), self.weight("weight_scale", scale)
                 inputs = (x.values, b, x.scale, s, x.zero_point, "", bias)
                 return self.node("MatMulIntegerToFloat", *inputs, domain=CONTRIB)

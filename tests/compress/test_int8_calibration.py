@@ -10,19 +10,13 @@ import torch
 
 from tcompress.compress.int8_calibration import calibrate_int8_
 from tcompress.compress.judging import mean_divergence, predict_all
+from tcompress.compress.product_inputs import Product, channel_extremes
 from tcompress.compress.pruning import prune_
-from tcompress.compress.ranges import (
-    ActivationRanges,
-    LayerRanges,
-    Product,
-    activation_ranges,
-    channel_extremes,
-    least_error_range,
-)
 from tcompress.compress.shifting import shift_
 from tcompress.compress.smoothing import fold_value_biases_, folds, smooth_
+from tcompress.compress.static_inputs import StaticInputs, least_error_range, static_inputs
 from tcompress.encoder import Encoder
-from tcompress.errors import ArtifactError, CalibrationError
+from tcompress.errors import CalibrationError
 from tcompress.export.deployment import deploy
 from tcompress.export.onnx_graph import write_onnx
 from tcompress.plain import plain
@@ -57,9 +51,15 @@ def in_int8(encoder: Encoder) -> Encoder:
     return replace(encoder, model=copy.deepcopy(encoder.model), plan=plan)
 
 
-def onnx_divergence(encoder: Encoder, encoded: Encoded, answers: torch.Tensor, path: Path) -> float:
+def onnx_divergence(
+    encoder: Encoder,
+    encoded: Encoded,
+    answers: torch.Tensor,
+    path: Path,
+    static: StaticInputs | None = None,
+) -> float:
     deployed = deploy(encoder)
-    write_onnx(deployed, path, metadata={})
+    write_onnx(deployed, path, metadata={}, static=static)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(path), options)
@@ -128,25 +128,34 @@ def test_calibration_takes_encoders_of_every_kind_and_shape(
     prune_(any_encoder, uneven_plan)
     encoder = in_int8(any_encoder)
     report = calibrate_int8_(encoder, encode(encoder, 40), encode(encoder, 40, seed=1))
-    missing = [
-        [name for name, found in vars(layer).items() if found is None]
-        for layer in report.ranges.layers
-    ]
-    assert missing == [[], ["attention_input", "mixed"], ["ffn_input", "hidden"]]
-    assert ActivationRanges.from_json(report.to_json()["ranges"]) == report.ranges
+    assert 0 <= report.divergence < 0.1
 
 
-def test_ranges_hold_all_values_and_are_those_of_the_deployed_encoder(
-    bert: Encoder, encode: Callable
+def test_static_inputs_lose_several_times_less_where_channels_stand_out(
+    bert: Encoder, encode: Callable, tmp_path: Path
 ) -> None:
-    encoded = encode(bert, 60)
-    fold_value_biases_(bert)
-    module = deploy(bert)
-    ranges = activation_ranges(plain(bert), batches(encoded), clip=False)
-    for (layer, product), found in channel_extremes(module, batches(encoded)).items():
-        low, high = getattr(ranges.layers[layer], product.value)
-        assert low == pytest.approx(min(0, float(found[0].min())), rel=1e-4)
-        assert high == pytest.approx(max(0, float(found[1].max())), rel=1e-4)
+    enlarge_value_channels_(bert)
+    encoder, held_out = in_int8(bert), encode(bert, 200, seed=1)
+    answers = predict_all(bert, held_out)
+    dynamic = onnx_divergence(encoder, held_out, answers, tmp_path / "dynamic.onnx")
+    static = static_inputs(deploy(encoder), batches(encode(bert, 200)))
+    fixed = onnx_divergence(encoder, held_out, answers, tmp_path / "static.onnx", static)
+    assert fixed < dynamic / 5
+
+
+def test_static_inputs_are_those_that_are_left_and_hold_zero(
+    any_encoder: Encoder, uneven_plan: CompressionPlan, encode: Callable
+) -> None:
+    prune_(any_encoder, uneven_plan)
+    static = static_inputs(deploy(any_encoder), batches(encode(any_encoder, 40)))
+    dropped = {(1, Product.ATTENTION_INPUT), (1, Product.MIXED)}
+    dropped |= {(2, Product.FFN_INPUT), (2, Product.HIDDEN)}
+    assert set(static) == {(i, product) for i in range(3) for product in Product} - dropped
+    for (_, product), found in static.items():
+        low, high = found.bounds
+        assert low <= 0 <= high
+        assert low < high
+        assert (found.divisors is None) == (product is Product.ATTENTION_INPUT)
 
 
 def test_a_lone_outlier_is_clipped_and_an_even_spread_is_not() -> None:
@@ -158,19 +167,6 @@ def test_a_lone_outlier_is_clipped_and_an_even_spread_is_not() -> None:
     low, high = least_error_range(lone, (-1.0, 1.0))
     assert high < 0.5
     assert low == pytest.approx(-0.3)
-
-
-@pytest.mark.parametrize(
-    "bad", [(1.0, 2.0), (0.0, 0.0), (-1.0, float("inf")), (-1.0, float("nan"))]
-)
-def test_ranges_that_make_no_scale_are_refused(bad: tuple[float, float]) -> None:
-    with pytest.raises(ArtifactError, match="hidden must be finite and contain 0"):
-        LayerRanges(None, None, None, bad)
-
-
-def test_documents_that_hold_no_ranges_are_refused() -> None:
-    with pytest.raises(ArtifactError, match="not activation ranges"):
-        ActivationRanges.from_json([{"mixed": [0, 1]}])
 
 
 def test_no_examples_and_values_that_are_not_finite_are_refused(
