@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 import torch
 
+from tcompress.artifact import Artifact
 from tcompress.compress.int8_calibration import calibrate_int8_
 from tcompress.compress.judging import mean_divergence, predict_all
 from tcompress.compress.product_inputs import Product, channel_extremes
@@ -19,6 +20,7 @@ from tcompress.encoder import Encoder
 from tcompress.errors import CalibrationError
 from tcompress.export.deployment import deploy
 from tcompress.export.onnx_graph import write_onnx
+from tcompress.loading import load
 from tcompress.plain import plain
 from tcompress.plan import CompressionPlan, Precision
 from tcompress.preprocessing import Encoded
@@ -180,3 +182,32 @@ def test_no_examples_and_values_that_are_not_finite_are_refused(
         bert.anatomy.layers[1].ffn_in.weight[0, 0] = float("nan")
     with pytest.raises(CalibrationError, match="layer 1: hidden holds values that are not finite"):
         calibrate_int8_(in_int8(bert), encoded, encoded)
+
+
+def test_the_command_keeps_what_loses_less_and_only_that(text_workspace: Path, tcompress) -> None:
+    words = ("quantize", "--calibrate", "--max-examples", 20, "--workspace", text_workspace)
+    result = tcompress(*words)
+    assert result.exit_code == 0, result.output
+    found = Artifact.open(text_workspace / "artifacts/quantize").manifest.details["calibration"]
+    assert found["kept"] == (found["divergence"] < found["divergence_before"])
+    source = load(text_workspace / "artifacts/quantize")
+    assert source.plan.precision == "int8"
+    assert "up to date" in tcompress(*words).stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("--calibrate", "--precision", "fp16"),
+            "--calibrate goes with --precision int8, not fp16",
+        ),
+        (("--max-examples", 8), "--max-examples goes with --precision mixed or --calibrate"),
+    ],
+)
+def test_calibration_where_it_means_nothing_is_refused(
+    text_workspace: Path, tcompress, words: tuple[object, ...], message: str
+) -> None:
+    result = tcompress("quantize", *words, "--workspace", text_workspace)
+    assert result.exit_code == 2
+    assert message in result.stderr
