@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -177,6 +178,15 @@ def positions_as_for_bert(writer, module, main: str) -> str:
     return writer.node("Add", positions, writer.weight("offset", np.array(2)))
 
 
+def test_parity_is_tried_alone_and_in_batches_at_odd_lengths_and_with_padding(
+    bert: Encoder,
+) -> None:
+    masks = [batch["attention_mask"] for batch in parity_batches(bert)]
+    shapes = {(1, 1), (1, 17), (3, 33), (8, 5), (8, 33)}
+    assert shapes <= {mask.shape for mask in masks}
+    assert shapes - {(1, 1)} <= {mask.shape for mask in masks if not mask.all()}
+
+
 def test_logits_that_are_not_finite_fail_parity(bert: Encoder) -> None:
     from tcompress.export.parity import FP32_LIMITS, check_parity
 
@@ -213,3 +223,27 @@ def test_a_missing_extra_ends_with_6_and_the_line_that_installs_it(
     assert result.exit_code == 6
     assert 'pip install "tcompress[openvino]"' in result.stderr
     assert not (tmp_path / "x").exists()
+
+
+def test_static_activations_come_from_training_examples(text_workspace: Path, tcompress) -> None:
+    where = ("--workspace", text_workspace)
+    tcompress("quantize", *where)
+    words = ("export", "--activations", "static", *where)
+    result = tcompress(*words)
+    assert result.exit_code == 0, result.output
+    graph = onnx.load(text_workspace / "artifacts/export/onnx/model.onnx").graph
+    counts = Counter(node.op_type for node in graph.node)
+    # three layers: what q, k and v read, heads, what the FFN reads, neurons; one token in the last
+    assert (counts["QuantizeLinear"], counts["DynamicQuantizeLinear"]) == (3 * 4 + 1, 0)
+    assert "up to date" in tcompress(*words).stderr
+    dynamic = tcompress("export", *where)
+    assert dynamic.exit_code == 2, "another result stands in the way"
+
+
+def test_static_activations_are_refused_where_they_mean_nothing(
+    text_workspace: Path, tcompress
+) -> None:
+    words = ("export", "--format", "program", "--activations", "static")
+    result = tcompress(*words, "--workspace", text_workspace)
+    assert result.exit_code == 2
+    assert "--activations goes with --format onnx, not program" in result.stderr
