@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from tcompress.compress.static_inputs import static_inputs
 from tcompress.encoder import Encoder, copy_carried_files
 from tcompress.errors import ExportError
 from tcompress.plain import PlainEncoder
@@ -53,7 +54,8 @@ def write_export(
         directory: An existing directory, discarded by the caller if this raises.
         reduce_range: Whether int8 weights use 7 bits, for CPUs whose int8 products saturate.
         examples: Real inputs to check parity on as well.
-        calibration: Real inputs to take the ranges of activations from; OpenVINO's int8 needs some.
+        calibration: Real inputs to fix the scales of int8 activations on. OpenVINO's int8 needs
+            some; an ONNX file takes its scales in each call where there are none.
         opener: Where files are opened to be checked; a `ServedProcess` may crash and harm nothing.
 
     Returns:
@@ -66,13 +68,19 @@ def write_export(
         ParityError: If the file does not compute what the encoder computes.
     """
     deployed = deploy(encoder)
-    metadata = file_metadata(encoder, deployed, kind, reduce_range=reduce_range)
+    metadata = file_metadata(encoder, deployed, static=bool(calibration), reduce_range=reduce_range)
     path = directory / MODEL_FILES[kind]
     if kind == OPENVINO_KIND:
         model = _openvino_model(encoder, calibration, opener, reduce_range=reduce_range)
         openvino_ir.save(model, path, metadata)
     elif kind == ONNX_KIND:
         write_onnx(deployed, path, metadata=metadata, reduce_range=reduce_range)
+        if calibration:
+            # fixed scales hold for real inputs only: random ones are tried before
+            with opener(kind, directory, deployed.input_names) as served:
+                check_parity(encoder, served.predict, limits_for(encoder.plan))
+            static = static_inputs(deployed, calibration)
+            write_onnx(deployed, path, metadata=metadata, reduce_range=reduce_range, static=static)
     else:
         _write_torch(encoder, deployed, kind, path)
     copy_carried_files(encoder.directory, directory)

@@ -7,7 +7,6 @@ import tcompress
 from tcompress.encoder import Encoder
 from tcompress.plain import PlainEncoder
 from tcompress.plan import Precision
-from tcompress.runtime import OPENVINO_KIND
 from tcompress.workspace import reference_to
 
 
@@ -28,26 +27,26 @@ class Int8Scheme:
     reduce_range: bool
 
     @classmethod
-    def of(cls, kind: str, *, reduce_range: bool) -> "Int8Scheme":
-        """Return the scheme of a format.
+    def of(cls, *, static: bool, reduce_range: bool) -> "Int8Scheme":
+        """Return the scheme of a file.
 
         Args:
-            kind: `onnx` or `openvino`.
+            static: Whether scales of activations are fixed ahead of time.
             reduce_range: Whether int8 weights use 7 bits.
         """
-        activations = "static u8 per tensor" if kind == OPENVINO_KIND else "dynamic u8 per tensor"
+        activations = f"{'static' if static else 'dynamic'} u8 per tensor"
         return cls(activations, "s8 per output channel", "s8 per row", reduce_range)
 
 
 def file_metadata(
-    encoder: Encoder, deployed: PlainEncoder, kind: str, *, reduce_range: bool
+    encoder: Encoder, deployed: PlainEncoder, *, static: bool, reduce_range: bool
 ) -> dict[str, str]:
     """Return what a file is to say about itself: equal input, equal text.
 
     Args:
         encoder: The encoder.
         deployed: What is written of it.
-        kind: `onnx` or `openvino`.
+        static: Whether scales of int8 activations are fixed ahead of time.
         reduce_range: Whether int8 weights use 7 bits.
     """
     metadata = {
@@ -58,6 +57,6 @@ def file_metadata(
         "tcompress.labels": json.dumps(list(encoder.labels)),
     }
     if deployed.linears_in(Precision.INT8):
-        scheme = Int8Scheme.of(kind, reduce_range=reduce_range)
+        scheme = Int8Scheme.of(static=static, reduce_range=reduce_range)
         metadata["tcompress.int8"] = json.dumps(asdict(scheme))
     return metadata
