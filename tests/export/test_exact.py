@@ -65,7 +65,7 @@ def test_the_deployed_module_equals_the_encoder_and_leaves_it_alone(
     deployed = deploy(any_encoder)
     for batch in parity_batches(any_encoder):
         logits = logits_of(deployed, batch).numpy()
-        np.testing.assert_allclose(logits, any_encoder.predict(batch), atol=1e-5)
+        np.testing.assert_allclose(logits, any_encoder.predict(batch), rtol=1e-5, atol=1e-5)
     after = any_encoder.model.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
