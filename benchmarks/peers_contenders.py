@@ -35,6 +35,9 @@ _ENGINE_FILES = {
 }
 _ENGINE_FILES["openvino-bf16"] = _ENGINE_FILES["openvino"]
 _SOURCE_FILES = ("*.safetensors",)
+_INT8 = ("--precision", "int8")
+_STATIC = ("--activations", "static")
+_OPENVINO = ("--format", "openvino")
 _NO_ENGINE = "{}: {} is not a kind that is raced here; export it to onnx or openvino"
 
 
@@ -46,8 +49,8 @@ class Contender:
         name: As `--only` spells it.
         title: As tables spell it.
         engine: One of the worker's `ENGINES`.
-        recipe: A recipe of `peers_prepare`, or format and precision of a `tcompress export`; None:
-            it reads the source as it is.
+        recipe: A recipe of `peers_prepare`, or options of a `tcompress export`; None: it reads the
+            source as it is.
         peer: Whether it runs in the environment of the peers.
         pruned: The artifact that it is exported from; None: the source.
     """
@@ -55,7 +58,7 @@ class Contender:
     name: str
     title: str
     engine: str
-    recipe: str | tuple[str, str] | None = None
+    recipe: str | tuple[str, ...] | None = None
     peer: bool = False
     pruned: Path | None = None
 
@@ -73,10 +76,13 @@ CONTENDERS = (
     Contender("openvino-bf16", "OpenVINO bf16", "openvino-bf16", "openvino", peer=True),
     Contender("openvino-int8", "OpenVINO int8, NNCF", "openvino", "openvino-int8", peer=True),
     Contender("ctranslate2-int8", "CTranslate2 int8", "ctranslate2", "ctranslate2-int8", peer=True),
-    Contender("tcompress", "tcompress fp32, ONNX", "onnxruntime", ("onnx", "fp32")),
-    Contender("tcompress-int8", "tcompress int8, ONNX", "onnxruntime", ("onnx", "int8")),
+    Contender("tcompress", "tcompress fp32, ONNX", "onnxruntime", ("--precision", "fp32")),
+    Contender("tcompress-int8", "tcompress int8, ONNX", "onnxruntime", _INT8),
     Contender(
-        "tcompress-openvino-int8", "tcompress int8, OpenVINO", "openvino", ("openvino", "int8")
+        "tcompress-static-int8", "tcompress static int8, ONNX", "onnxruntime", (*_INT8, *_STATIC)
+    ),
+    Contender(
+        "tcompress-openvino-int8", "tcompress int8, OpenVINO", "openvino", (*_INT8, *_OPENVINO)
     ),
 )
 
@@ -93,10 +99,12 @@ def pruned_contender(path: Path) -> Contender:
     """
     manifest = Artifact.open(path).manifest
     name = f"pruned-{path.resolve().name}"
-    removed = 1 - sum(manifest.plan.head_counts) / sum(manifest.plan.source_heads)
-    title = f"tcompress pruned, {path.name}, {removed:.0%} of the heads removed"
+    plan = manifest.plan
+    heads = f"{sum(plan.head_counts)} of {sum(plan.source_heads)} heads"
+    neurons = f"{sum(plan.neuron_counts)} of {sum(plan.source_neurons)} neurons"
+    title = f"tcompress pruned, {path.name}: {heads}, {neurons}"
     if manifest.kind == ENCODER_KIND:
-        return Contender(name, f"{title}, int8, ONNX", "onnxruntime", ("onnx", "int8"), pruned=path)
+        return Contender(name, f"{title}, int8, ONNX", "onnxruntime", _INT8, pruned=path)
     engine = {ONNX_KIND: "onnxruntime", "openvino": "openvino"}.get(manifest.kind)
     if engine is None:
         raise ModelError(_NO_ENGINE.format(path, manifest.kind))
@@ -161,7 +169,7 @@ class Workshop:
             python = self.python(contender)
             assert python is not None
             return self._peer_files(contender.recipe, python)
-        return self._export(contender.name, contender.pruned or self.source, *contender.recipe)
+        return self._export(contender.name, contender.pruned or self.source, contender.recipe)
 
     def _peer_files(self, recipe: str, python: Path) -> Path:
         target = self.directory / recipe
@@ -176,10 +184,10 @@ class Workshop:
             staging.rename(target)
         return target
 
-    def _export(self, name: str, model: Path, kind: str, precision: str) -> Path:
+    def _export(self, name: str, model: Path, options: Sequence[str]) -> Path:
         target = self.directory / name
         words = ["export", "--workspace", self.workspace.directory, "--model", model]
-        words += ["--format", kind, "--precision", precision, "--output", target, "--quiet"]
+        words += [*options, "--output", target, "--quiet"]
         if not target.exists():
             try:
                 cli.main([str(word) for word in words], standalone_mode=False)
