@@ -115,7 +115,7 @@ def _attention_macs(shapes: Sequence[Shape], _: Shape) -> int:
 
 
 _MACS: dict[str, Callable[[Sequence[Shape], Shape], int]] = {
-    "MultiHeadAttention": _attention_macs,
+    **dict.fromkeys(("Attention", "MultiHeadAttention"), _attention_macs),
     **dict.fromkeys(("MatMul", "FusedMatMul", "Gemm", "FusedGemm", *_INT8), _product_macs),
 }
 
