@@ -90,8 +90,18 @@ _HOW_TO_READ = """\
 
 ```
 python -m venv venv/peers && venv/peers/bin/pip install -r benchmarks/requirements-peers.txt
-python benchmarks/peers.py --peer-python venv/peers/bin/python
+python benchmarks/peers.py --budget-s 150 --pruned macs80-dynamic --pruned macs80-static \\
+    --pruned macs80-openvino
 python benchmarks/peers.py --write-docs
+```
+
+The pruned ones were made in a folder of their own:
+
+```
+tcompress init --demo && tcompress prune --macs 0.8 && tcompress finetune
+tcompress export --precision int8 --output macs80-dynamic
+tcompress export --precision int8 --activations static --output macs80-static
+tcompress export --precision int8 --format openvino --output macs80-openvino
 ```"""
 
 

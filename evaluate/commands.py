@@ -150,7 +150,7 @@ def _subjects(
     """Find the baseline, what is compared with it, and what there is to say about that."""
     from tcompress.errors import WorkspaceError
 
-    from .subjects import named_subjects, source_subject, workspace_subjects
+    from .subjects import named_subjects, saturation_notes, source_subject, workspace_subjects
 
     if model is None and workspace is not None:
         found, notes = workspace_subjects(workspace)
@@ -163,7 +163,9 @@ def _subjects(
     baseline = source_subject(model)
     known = {subject.directory.resolve() for subject in (baseline, *found)}
     named, more = named_subjects([p for p in paths if p.resolve() not in known], model)
-    return baseline, [*found, *named], [*notes, *more]
+    subjects = [*found, *named]
+    doubts = saturation_notes([subject.directory for subject in subjects])
+    return baseline, subjects, [*notes, *more, *doubts]
 
 
 def _devices(choice: str) -> tuple[tuple[str, ...], str | None]:

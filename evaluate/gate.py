@@ -32,6 +32,7 @@ from .statistics import (
     provable_margin,
     required_examples,
 )
+from .subjects import saturation_notes
 
 SCHEMA_VERSION = 1
 POWER = 0.8
@@ -231,7 +232,7 @@ def gate(
     expected, found = _answers((baseline, candidate), examples, device, book, console)
     truth = label_indices(expected.labels, examples).numpy()
     report = gate_accuracy(expected.logits, found.logits, truth, max_drop, alpha)
-    notes = _origin_notes(baseline, candidate)
+    notes = _origin_notes(baseline, candidate) + saturation_notes([candidate])
     if found.truncated:
         notes += (f"{found.truncated:,} examples were cut off at the longest input of the model",)
     return replace(report, baseline=str(baseline), candidate=str(candidate), notes=notes)

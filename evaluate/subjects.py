@@ -6,6 +6,7 @@ from pathlib import Path
 from tcompress.artifact import ENCODER_KIND, Artifact, Manifest, Parent, is_artifact
 from tcompress.encoder import WEIGHTS_FILE
 from tcompress.errors import ModelError, RequestError
+from tcompress.machine import cpu_features, has_int8_dot
 from tcompress.runtime import ENGINE_FILES
 from tcompress.workspace import Workspace, reference_to
 
@@ -90,6 +91,30 @@ def named_subjects(paths: Sequence[Path], baseline: Path) -> tuple[list[Subject]
         if artifact.manifest.source.digest != source.digest:
             notes.append(f"{name} was made from another source model than the baseline")
     return subjects, notes
+
+
+def saturation_notes(directories: Sequence[Path]) -> tuple[str, ...]:
+    """Say which files answer differently here than where they were checked.
+
+    Args:
+        directories: Artifacts and model directories.
+
+    Returns:
+        A line for each int8 file with weights of 8 bits, where this CPU saturates on them.
+    """
+    if has_int8_dot(cpu_features()):
+        return ()
+    return tuple(
+        f"{directory}: its int8 weights use 8 bits, on which this CPU saturates; "
+        "export with --reduce-range"
+        for directory in directories
+        if is_artifact(directory) and _uses_full_range(Manifest.read(directory))
+    )
+
+
+def _uses_full_range(manifest: Manifest) -> bool:
+    is_int8 = manifest.precision in ("int8", "mixed")
+    return is_int8 and manifest.details.get("reduce_range") is False
 
 
 def _fresh_digests(source: Parent, artifacts: Sequence[Artifact]) -> set[str]:

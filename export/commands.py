@@ -17,6 +17,7 @@ from tcompress.options import (
 )
 
 if TYPE_CHECKING:
+    from tcompress.console import Console
     from tcompress.data import Examples
     from tcompress.encoder import Encoder
     from tcompress.preprocessing import Batch
@@ -47,6 +48,11 @@ _CALIBRATION_EXAMPLES = 300
     help="Scales of int8 activations in an ONNX file: taken in each call, or fixed on examples.",
 )
 @click.option(
+    "--reduce-range/--full-range",
+    default=None,
+    help="Keep int8 weights to 7 bits, for CPUs that saturate.  [default: as this CPU needs]",
+)
+@click.option(
     "--fold-token-types/--keep-token-types",
     "fold_token_types",
     default=False,
@@ -59,6 +65,7 @@ def export(
     kind: str,
     precision: str,
     activations: str,
+    reduce_range: bool | None,
     fold_token_types: bool,
     stage: StageOptions,
     data: DataOptions,
@@ -96,7 +103,8 @@ def export(
         "export", common, stage, builds_on=stages, data=data, output=("export", kind)
     )
     # Without int8 dot products, sums of two u8 x s8 products saturate unless weights use 7 bits.
-    reduce_range = not has_int8_dot(cpu_features())
+    saturates = not has_int8_dot(cpu_features())
+    reduce_range = saturates if reduce_range is None else reduce_range
     recipe = {
         "format": kind,
         "precision": precision,
@@ -115,8 +123,8 @@ def export(
         if precision != "plan":
             encoder.plan = encoder.plan.with_precision(Precision(precision))
         used = encoder.plan.precision
-        if reduce_range and used != "fp32":
-            run.console.warn("this CPU has no int8 dot products: int8 weights are kept to 7 bits")
+        if _has_int8(run.directory, precision):
+            _warn_of_range(run.console, saturates=saturates, reduce_range=reduce_range)
         examples = _real_examples(run, encoder)
         batches = _one_by_one(run, encoder, calibration)
         with run.console.step(f"export: writing and checking {kind} in {used}"):
@@ -176,6 +184,13 @@ def _calibration_examples(run: "StageRun", precision: str, *, is_static: bool) -
         )
         raise RequestError(msg)
     return None
+
+
+def _warn_of_range(console: "Console", *, saturates: bool, reduce_range: bool) -> None:
+    if saturates and reduce_range:
+        console.warn("this CPU has no int8 dot products: int8 weights are kept to 7 bits")
+    elif saturates:
+        console.warn("this CPU has no int8 dot products: with --full-range its int8 saturates")
 
 
 def _has_int8(directory: Path, precision: str) -> bool:
