@@ -159,8 +159,9 @@ def draw(rows: dict[str, Row]) -> Figure:
         dots = [(_ratio(row, setting), place) for place, row in enumerate(ran)]
         known = [(ratio, place) for ratio, place in dots if ratio is not None]
         axes.plot(*zip(*known, strict=True), "o", color=color, label=setting)
-    axes.set_yticks(range(len(ran)), [row["title"] for row in ran])
+    axes.set_yticks(range(len(ran)), [row["title"].partition(":")[0] for row in ran])
     axes.invert_yaxis()
+    axes.set_xlim(left=0)
     axes.set_xlabel("times as fast as PyTorch fp32")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)

@@ -8,6 +8,11 @@ import click
 from .console import Console
 from .options import CONTEXT, Common, common_options
 
+_ENGINE_ADVICE = (
+    "ONNX Runtime led for single texts and mixed lengths, OpenVINO for even batches "
+    "(docs/benchmarks.md); evaluate measures yours"
+)
+
 
 @click.command(context_settings=CONTEXT, short_help="Say what an artifact is, and verify it.")
 @click.argument("path", type=click.Path(path_type=Path, file_okay=False))
@@ -130,6 +135,7 @@ def doctor(common: Common) -> None:
             for name, (good, why, why_not) in verdicts.items()
         ),
         ("OpenVINO", _openvino_verdict(machine["versions"])),
+        ("engine for int8", _ENGINE_ADVICE),
         *((f"{name}", version) for name, version in machine["versions"].items()),
     ]
     for name, value in rows:
