@@ -12,12 +12,13 @@ from typing import Any
 import torch
 
 from tcompress.encoder import Encoder
+from tcompress.errors import CalibrationError
 from tcompress.machine import threads_for
-from tcompress.plain import PlainEncoder, plain
+from tcompress.plain import plain
 from tcompress.preprocessing import Encoded
 
 from .judging import mean_divergence, predict_all
-from .precision import RuntimeInt8Linear, lowered
+from .precision import runtime_int8
 from .product_inputs import channel_extremes
 from .shifting import shift_
 from .smoothing import fold_value_biases_, smooth_
@@ -55,14 +56,17 @@ def calibrate_int8_(encoder: Encoder, encoded: Encoded, held_out: Encoded) -> In
     """Make an encoder lose less in int8, in place; its fp32 answers stay, up to rounding.
 
     Args:
-        encoder: The encoder, on the CPU; its plan says what runs in int8. It stays as it is where
-            that loses no less.
+        encoder: The encoder, on the CPU; its plan says what runs in int8. Where that loses no
+            less, only its value biases move, as they do in every export.
         encoded: Calibration inputs.
         held_out: Other inputs, to tell what that brought.
 
     Raises:
         CalibrationError: If there are no examples, or something is not finite.
     """
+    if not min(len(encoded.lengths), len(held_out.lengths)):
+        msg = "calibration needs examples, and others to tell what it brought; give it more data"
+        raise CalibrationError(msg)
     batches = [batch for _, batch in encoded.batches(_BATCH_SIZE)]
     with threads_for(encoder.parameters):
         answers = predict_all(encoder, held_out, _BATCH_SIZE)
@@ -70,8 +74,8 @@ def calibrate_int8_(encoder: Encoder, encoded: Encoded, held_out: Encoded) -> In
         def divergence() -> float:
             return mean_divergence(answers, _int8_answers(encoder, held_out))
 
+        fold_value_biases_(encoder)  # as every export does
         before, original = divergence(), copy.deepcopy(encoder.model.state_dict())
-        fold_value_biases_(encoder)
         shift_(encoder, channel_extremes(plain(encoder), batches))
         fold_value_biases_(encoder)
         smooth_(encoder, channel_extremes(plain(encoder), batches))
@@ -83,7 +87,7 @@ def calibrate_int8_(encoder: Encoder, encoded: Encoded, held_out: Encoded) -> In
 
 def _int8_answers(encoder: Encoder, encoded: Encoded) -> torch.Tensor:
     """Return the logits with the int8 sublayers of the plan in int8, `(examples, labels)`."""
-    module: PlainEncoder = lowered(plain(encoder), RuntimeInt8Linear)
+    module = runtime_int8(plain(encoder))
     logits = torch.empty(len(encoded.lengths), len(encoder.labels))
     for rows, batch in encoded.batches(_BATCH_SIZE):
         logits[rows] = module(*(torch.from_numpy(batch[name]) for name in module.input_names))

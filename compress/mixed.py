@@ -19,7 +19,7 @@ from tcompress.preprocessing import Batch
 
 from .cost import Engine, LatencyMeter
 from .judging import mean_divergence
-from .precision import RuntimeInt8Linear, ToInt8, dynamic_int8, lowered
+from .precision import RuntimeInt8Linear, ToInt8, dynamic_int8, lowered, runtime_int8
 
 
 class Part(StrEnum):
@@ -104,7 +104,7 @@ def int8_of(engine: Engine) -> ToInt8:
 
 
 def in_precision(encoder: Encoder, plan: CompressionPlan, to_int8: ToInt8) -> PlainEncoder:
-    """Return an encoder as a plain module that rounds as its engine will.
+    """Return an encoder as a plain module whose sublayers round as those of a file will.
 
     Args:
         encoder: The encoder; not changed.
@@ -112,6 +112,19 @@ def in_precision(encoder: Encoder, plan: CompressionPlan, to_int8: ToInt8) -> Pl
         to_int8: What int8 means there.
     """
     return lowered(plain(replace(encoder, plan=plan)), to_int8)
+
+
+def as_served(encoder: Encoder, plan: CompressionPlan, engine: Engine) -> PlainEncoder:
+    """Return an encoder as a plain module that rounds as the file in an engine will, tables too.
+
+    Args:
+        encoder: The encoder; not changed.
+        plan: The precisions.
+        engine: The engine.
+    """
+    if engine is Engine.ONNXRUNTIME:
+        return runtime_int8(plain(replace(encoder, plan=plan)))
+    return in_precision(encoder, plan, int8_of(engine))
 
 
 def measure_divergences(

@@ -21,8 +21,8 @@ from .cost import PRECISIONS, Engine, OpenMeter, Serving
 from .judging import Judge, Selection, Verdict
 from .mixed import (
     Option,
+    as_served,
     choose,
-    in_precision,
     int8_of,
     lowerings,
     measure_divergences,
@@ -163,7 +163,7 @@ def confirmed(
         if not chosen:
             break
         plan = with_lowerings(encoder.plan, [option.lowering for option in chosen])
-        verdict = judge.verdict(_predict_of(in_precision(encoder, plan, int8_of(engine))))
+        verdict = judge.verdict(_predict_of(as_served(encoder, plan, engine)))
         fits = judge.stays_inside(verdict, max_drop)
         tell(
             f"quantize: {len(chosen)} sublayers lowered: accuracy {verdict.accuracy:.4f} "

@@ -4,7 +4,7 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Self, TypeVar
+from typing import Self, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -59,11 +59,7 @@ class RuntimeInt8Linear(nn.Linear):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear.in_features, linear.out_features, device="meta")
-        weight = linear.weight.detach()
-        scale = (weight.abs().amax(1) / 127).clamp(min=torch.finfo(weight.dtype).tiny)
-        zero = torch.zeros_like(scale, dtype=torch.int32)
-        rounded = torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -127, 127)
-        self.weight = nn.Parameter(rounded, requires_grad=False)
+        self.weight = _rounded(linear.weight)
         self.bias = linear.bias
 
     def forward(self, x: Tensor) -> Tensor:
@@ -79,6 +75,34 @@ class RuntimeInt8Linear(nn.Linear):
         scale = ((high - low) / 255).clamp(min=torch.finfo(x.dtype).tiny)
         zero = (-low / scale).round().to(torch.int32)
         return super().forward(torch.fake_quantize_per_tensor_affine(x, scale, zero, 0, 255))
+
+
+def _rounded(matrix: Tensor) -> nn.Parameter:
+    """Round a matrix to s8 with one scale per row."""
+    matrix = matrix.detach()
+    scale = (matrix.abs().amax(1) / 127).clamp(min=torch.finfo(matrix.dtype).tiny)
+    zero = torch.zeros_like(scale, dtype=torch.int32)
+    rounded = torch.fake_quantize_per_channel_affine(matrix, scale, zero, 0, -127, 127)
+    return nn.Parameter(rounded, requires_grad=False)
+
+
+def runtime_int8(module: PlainEncoder) -> PlainEncoder:
+    """Make the precisions of a plan real as an ONNX file has them, tables in int8 included.
+
+    Args:
+        module: The module; not changed.
+
+    Returns:
+        A copy; the module itself where all of it runs in fp32.
+    """
+    made = lowered(module, RuntimeInt8Linear)
+    if module.linears_in(Precision.INT8):
+        embedding = made.embedding
+        if isinstance(embedding.tokens, nn.Embedding):
+            embedding.tokens.weight = _rounded(embedding.tokens.weight)
+        if embedding.positions is not None:
+            embedding.positions = _rounded(cast("Tensor", embedding.positions)).data
+    return made
 
 
 def dynamic_int8(linear: nn.Linear) -> nn.Module:

@@ -75,14 +75,17 @@ def _watching(
     module: PlainEncoder, real: Tensor, look: Callable[[Key, Tensor], None]
 ) -> Iterator[None]:
     def show(key: Key, _linear: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        rows = inputs[0][real[:, : inputs[0].shape[1]]]
+        x = inputs[0]
+        # one token is read whatever the mask says of it
+        rows = x[:, 0] if x.shape[1] == 1 else x[real[:, : x.shape[1]]]
         if not torch.isfinite(rows).all():
             msg = (
                 f"layer {key[0]}: {key[1].value} holds values that are not finite on the "
                 "calibration examples; check the weights and inputs"
             )
             raise CalibrationError(msg)
-        look(key, rows)
+        if len(rows):
+            look(key, rows)
 
     handles = [
         linear.register_forward_pre_hook(partial(show, key))

@@ -130,10 +130,17 @@ def _uniform(run: "StageRun", precision: str) -> "Artifact":
 
 
 def _calibrated(run: "StageRun", count: int) -> "Artifact":
+    from tcompress.errors import RequestError
     from tcompress.plan import Precision
 
     from .int8_calibration import calibrate_int8_
 
+    if run.data.workspace is None:
+        msg = (
+            "--calibrate draws on a workspace's training split; start one with "
+            "`tcompress init MODEL --data FILE`"
+        )
+        raise RequestError(msg)
     drawn = run.data.training_examples().sample(2 * count, run.seed)
     examples = drawn.sample(len(drawn) // 2, run.seed)
     held_out = drawn.without(examples)
@@ -146,7 +153,8 @@ def _calibrated(run: "StageRun", count: int) -> "Artifact":
             )
         return {"calibration": {"digest": examples.digest} | calibration.to_json()}
 
-    recipe = {"precision": "int8", "calibrate": True, "data": drawn.digest}
+    digests = {"data": examples.digest, "held_out": held_out.digest}
+    recipe = {"precision": "int8", "calibrate": True} | digests
     return run.transform(recipe, work)
 
 

@@ -12,6 +12,9 @@ from tcompress.encoder import Encoder
 from .product_inputs import Key, Product
 
 _SMALLEST = 1e-5
+# Channels that calibration hardly saw may be larger elsewhere: none counts as smaller than these
+# parts of the median and of the largest.
+_LEAST_OF_MEDIAN, _LEAST_OF_LARGEST = 0.1, 0.001
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,9 @@ def smoothing_scale(largest: Tensor, weights: Sequence[Tensor], alpha: float) ->
     Returns:
         `(channels,)`, above 0.
     """
-    x = largest.to(weights[0].device).clamp(min=_SMALLEST)
+    x = largest.to(weights[0].device)
+    least = max(_LEAST_OF_MEDIAN * float(x.median()), _LEAST_OF_LARGEST * float(x.max()))
+    x = x.clamp(min=max(_SMALLEST, least))
     w = torch.cat([weight.abs() for weight in weights]).amax(0)
     return x**alpha / w.clamp(min=_SMALLEST) ** (1 - alpha)
 

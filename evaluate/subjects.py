@@ -108,13 +108,8 @@ def saturation_notes(directories: Sequence[Path]) -> tuple[str, ...]:
         f"{directory}: its int8 weights use 8 bits, on which this CPU saturates; "
         "export with --reduce-range"
         for directory in directories
-        if is_artifact(directory) and _uses_full_range(Manifest.read(directory))
+        if is_artifact(directory) and Manifest.read(directory).details.get("reduce_range") is False
     )
-
-
-def _uses_full_range(manifest: Manifest) -> bool:
-    is_int8 = manifest.precision in ("int8", "mixed")
-    return is_int8 and manifest.details.get("reduce_range") is False
 
 
 def _fresh_digests(source: Parent, artifacts: Sequence[Artifact]) -> set[str]:

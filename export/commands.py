@@ -1,7 +1,7 @@
 """The `export` command."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -93,26 +93,32 @@ def export(
     from tcompress.stages import StageRun
 
     from .exact import without_token_types
-    from .exporting import write_export
+    from .exporting import REDUCIBLE, write_export
     from .serving import ServedProcess
 
     if kind != "onnx":
         refuse_typed(("activations",), f"goes with --format onnx, not {kind}")
+    if kind not in REDUCIBLE:
+        refuse_typed(("reduce_range",), f"goes with --format {' and '.join(REDUCIBLE)}")
     stages = ("prune", "finetune", "quantize")
     run = StageRun.open(
         "export", common, stage, builds_on=stages, data=data, output=("export", kind)
     )
+    has_int8 = _has_int8(run.directory, precision)
+    if not has_int8:
+        refuse_typed(("activations", "reduce_range"), "has nothing to act on: nothing is in int8")
+    recipe: dict[str, Any] = {
+        "format": kind,
+        "precision": precision,
+        "fold_token_types": fold_token_types,
+    }
     # Without int8 dot products, sums of two u8 x s8 products saturate unless weights use 7 bits.
     saturates = not has_int8_dot(cpu_features())
     reduce_range = saturates if reduce_range is None else reduce_range
-    recipe = {
-        "format": kind,
-        "precision": precision,
-        "reduce_range": reduce_range,
-        "fold_token_types": fold_token_types,
-    }
+    if has_int8 and kind in REDUCIBLE:
+        recipe |= {"reduce_range": reduce_range}
     is_static = kind == "openvino" or activations == "static"
-    calibration = _calibration_examples(run, precision, is_static=is_static)
+    calibration = _calibration_examples(run, needed=is_static and has_int8)
     if calibration is not None:
         recipe |= {"calibration": calibration.digest}
     done = run.finished(recipe)
@@ -123,7 +129,7 @@ def export(
         if precision != "plan":
             encoder.plan = encoder.plan.with_precision(Precision(precision))
         used = encoder.plan.precision
-        if _has_int8(run.directory, precision):
+        if "reduce_range" in recipe:
             _warn_of_range(run.console, saturates=saturates, reduce_range=reduce_range)
         examples = _real_examples(run, encoder)
         batches = _one_by_one(run, encoder, calibration)
@@ -167,7 +173,7 @@ def _real_examples(run: "StageRun", encoder: "Encoder") -> "tuple[Batch, ...]":
         return ()
 
 
-def _calibration_examples(run: "StageRun", precision: str, *, is_static: bool) -> "Examples | None":
+def _calibration_examples(run: "StageRun", *, needed: bool) -> "Examples | None":
     """Return the examples to calibrate int8 on; None where nothing needs to be calibrated.
 
     Raises:
@@ -175,7 +181,7 @@ def _calibration_examples(run: "StageRun", precision: str, *, is_static: bool) -
     """
     from tcompress.errors import RequestError
 
-    if is_static and _has_int8(run.directory, precision):
+    if needed:
         return run.data.training_examples().sample(_CALIBRATION_EXAMPLES, run.seed)
     if run.data.options.data is not None:
         msg = (
@@ -202,8 +208,11 @@ def _has_int8(directory: Path, precision: str) -> bool:
         return precision == Precision.INT8
     if not is_artifact(directory):
         return False
-    layers = Manifest.read(directory).plan.layers
-    return any(Precision.INT8 in (layer.attention, layer.feed_forward) for layer in layers)
+    return any(
+        (layer.heads and layer.attention is Precision.INT8)
+        or (layer.neurons and layer.feed_forward is Precision.INT8)
+        for layer in Manifest.read(directory).plan.layers
+    )
 
 
 def _one_by_one(

@@ -11,7 +11,6 @@ from torch import nn
 from tcompress.compress.static_inputs import static_inputs
 from tcompress.encoder import Encoder, copy_carried_files
 from tcompress.errors import ExportError
-from tcompress.plain import PlainEncoder
 from tcompress.plan import Precision
 from tcompress.preprocessing import TOKEN_TYPES, Batch, TextPreprocessor
 from tcompress.runtime import (
@@ -33,6 +32,8 @@ from .torchscript import write_torchscript
 
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 FORMATS = (ONNX_KIND, TORCHSCRIPT_KIND, PROGRAM_KIND, OPENVINO_KIND)
+REDUCIBLE = (ONNX_KIND, OPENVINO_KIND)
+"""Formats whose int8 weights may use 7 bits; torch's kernels keep activations to 7 instead."""
 
 
 def write_export(
@@ -67,6 +68,9 @@ def write_export(
             file or does not execute what the plan asks for.
         ParityError: If the file does not compute what the encoder computes.
     """
+    if kind not in FORMATS:
+        msg = f"unknown format {kind!r}; known are: {', '.join(FORMATS)}"
+        raise ExportError(msg)
     deployed = deploy(encoder)
     metadata = file_metadata(encoder, deployed, static=bool(calibration), reduce_range=reduce_range)
     path = directory / MODEL_FILES[kind]
@@ -74,15 +78,18 @@ def write_export(
         model = _openvino_model(encoder, calibration, opener, reduce_range=reduce_range)
         openvino_ir.save(model, path, metadata)
     elif kind == ONNX_KIND:
-        write_onnx(deployed, path, metadata=metadata, reduce_range=reduce_range)
+        static = None
         if calibration:
-            # fixed scales hold for real inputs only: random ones are tried before
+            # fixed scales hold for real inputs only: the graph is tried on random ones in fp32
+            source = replace(encoder, plan=encoder.plan.with_precision(Precision.FP32))
+            write_onnx(deploy(source), path, metadata={})
             with opener(kind, directory, deployed.input_names) as served:
-                check_parity(encoder, served.predict, limits_for(encoder.plan))
+                check_parity(source, served.predict, FP32_LIMITS)
             static = static_inputs(deployed, calibration)
-            write_onnx(deployed, path, metadata=metadata, reduce_range=reduce_range, static=static)
+        write_onnx(deployed, path, metadata=metadata, reduce_range=reduce_range, static=static)
     else:
-        _write_torch(encoder, deployed, kind, path)
+        write = {TORCHSCRIPT_KIND: write_torchscript, PROGRAM_KIND: write_program}[kind]
+        write(deployed, path, tuple(encoder.example_tensors().values()))
     copy_carried_files(encoder.directory, directory)
     if isinstance(encoder.preprocessor, TextPreprocessor):
         _limit_tokenizer(directory, encoder.preprocessor)
@@ -101,20 +108,12 @@ def write_export(
         expected = expected_operators(deployed)
         check_executed(executed, expected)
         details["operators"] = {**expected, "executed": executed}
-        details["reduce_range"] = reduce_range
     elif kind == OPENVINO_KIND:
         planned = openvino_ir.planned_int8_weights(deployed, encoder.plan)
         details["int8_weights"] = dict(planned)
+    if kind in REDUCIBLE and deployed.linears_in(Precision.INT8):
         details["reduce_range"] = reduce_range
     return details
-
-
-def _write_torch(encoder: Encoder, deployed: PlainEncoder, kind: str, path: Path) -> None:
-    writers = {TORCHSCRIPT_KIND: write_torchscript, PROGRAM_KIND: write_program}
-    if kind not in writers:
-        msg = f"unknown format {kind!r}; known are: {', '.join(FORMATS)}"
-        raise ExportError(msg)
-    writers[kind](deployed, path, tuple(encoder.example_tensors().values()))
 
 
 def _openvino_model(

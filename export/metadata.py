@@ -17,7 +17,7 @@ class Int8Scheme:
     Attributes:
         activations: Inputs of the products.
         weights: Matrices of the products.
-        tables: Tables whose rows are looked up.
+        tables: Tables whose rows are looked up: of tokens, and in an ONNX file of positions.
         reduce_range: Whether weights use 7 of the 8 bits.
     """
 

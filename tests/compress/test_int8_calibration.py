@@ -11,10 +11,11 @@ import torch
 from tcompress.artifact import Artifact
 from tcompress.compress.int8_calibration import calibrate_int8_
 from tcompress.compress.judging import mean_divergence, predict_all
+from tcompress.compress.precision import runtime_int8
 from tcompress.compress.product_inputs import Product, channel_extremes
 from tcompress.compress.pruning import prune_
 from tcompress.compress.shifting import shift_
-from tcompress.compress.smoothing import fold_value_biases_, folds, smooth_
+from tcompress.compress.smoothing import fold_value_biases_, folds, smooth_, smoothing_scale
 from tcompress.compress.static_inputs import StaticInputs, least_error_range, static_inputs
 from tcompress.encoder import Encoder
 from tcompress.errors import CalibrationError
@@ -182,6 +183,41 @@ def test_no_examples_and_values_that_are_not_finite_are_refused(
         bert.anatomy.layers[1].ffn_in.weight[0, 0] = float("nan")
     with pytest.raises(CalibrationError, match="layer 1: hidden holds values that are not finite"):
         calibrate_int8_(in_int8(bert), encoded, encoded)
+
+
+def test_a_channel_that_calibration_hardly_saw_is_not_blown_up(bert: Encoder) -> None:
+    weights = bert.anatomy.layers[0].ffn_out.weight
+    largest = torch.ones(weights.shape[1])
+    largest[3] = 0
+    scale = smoothing_scale(largest, [weights], 0.5)
+    assert scale.max() / scale.min() < 100
+
+
+def test_int8_is_judged_with_its_tables_in_int8_too(
+    bert: Encoder, encode: Callable, tmp_path: Path
+) -> None:
+    with torch.no_grad():
+        bert.anatomy.embedding.tokens.weight[:, 5] *= 40
+    layers = list(bert.plan.layers)
+    layers[1] = replace(layers[1], feed_forward=Precision.INT8)
+    encoder = replace(bert, plan=replace(bert.plan, layers=tuple(layers)))
+    encoded = encode(bert, 80)
+    fold_value_biases_(encoder)
+    answers = predict_all(bert, encoded)
+    told = torch.empty_like(answers)
+    with torch.no_grad():
+        module = runtime_int8(plain(encoder))
+        for rows, batch in encoded.batches(32):
+            told[rows] = module(*(torch.from_numpy(batch[n]) for n in module.input_names))
+    real = onnx_divergence(encoder, encoded, answers, tmp_path / "model.onnx")
+    assert mean_divergence(answers, told) == pytest.approx(real, rel=0.5)
+
+
+def test_calibration_needs_held_out_examples(bert: Encoder, encode: Callable) -> None:
+    encoded = encode(bert, 8)
+    none = replace(encoded, lengths=np.zeros(0, np.int64))
+    with pytest.raises(CalibrationError, match="and others to tell what it brought"):
+        calibrate_int8_(in_int8(bert), encoded, none)
 
 
 def test_the_command_keeps_what_loses_less_and_only_that(text_workspace: Path, tcompress) -> None:

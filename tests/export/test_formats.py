@@ -7,10 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from tcompress.compress.pruning import prune_
 from tcompress.encoder import Encoder
-from tcompress.errors import ParityError
+from tcompress.errors import ExportError, ParityError
 from tcompress.export import onnx_graph
 from tcompress.export.deployment import deploy
 from tcompress.export.exporting import write_export
@@ -240,10 +241,40 @@ def test_static_activations_come_from_training_examples(text_workspace: Path, tc
     assert dynamic.exit_code == 2, "another result stands in the way"
 
 
-def test_static_activations_are_refused_where_they_mean_nothing(
-    text_workspace: Path, tcompress
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("--format", "program", "--activations", "static"),
+            "goes with --format onnx, not program",
+        ),
+        (("--format", "torchscript", "--reduce-range"), "goes with --format onnx and openvino"),
+        (("--precision", "fp32", "--activations", "static"), "nothing is in int8"),
+    ],
+)
+def test_options_of_int8_are_refused_where_they_mean_nothing(
+    text_workspace: Path, tcompress, words: tuple[str, ...], message: str
 ) -> None:
-    words = ("export", "--format", "program", "--activations", "static")
-    result = tcompress(*words, "--workspace", text_workspace)
+    result = tcompress("export", *words, "--workspace", text_workspace)
     assert result.exit_code == 2
-    assert "--activations goes with --format onnx, not program" in result.stderr
+    assert message in result.stderr
+
+
+def test_static_scales_save_what_dynamic_ones_lose(bert: Encoder, tmp_path: Path) -> None:
+    """The check on the way must not be one that only dynamic int8 fails."""
+    with torch.no_grad():
+        for layer in bert.anatomy.layers:
+            for parameter in layer.value.parameters():
+                parameter[3] *= 1000
+            layer.output.weight[:, 3] /= 1000
+    bert.plan = bert.plan.with_precision(Precision.INT8)
+    with pytest.raises(ParityError, match="mean KL"):
+        write_export(bert, "onnx", tmp_path)
+    batches = tuple(bert.preprocessor.random_batch(4, 12, seed) for seed in range(8))
+    parity = write_export(bert, "onnx", tmp_path, calibration=batches)["parity"]
+    assert parity["mean_kl"] < 0.01
+
+
+def test_an_unknown_format_is_refused(bert: Encoder, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="unknown format 'tflite'; known are: onnx, torchscript"):
+        write_export(bert, "tflite", tmp_path)
