@@ -37,7 +37,7 @@ _CALIBRATION_EXAMPLES = 300
 )
 @click.option(
     "--precision",
-    type=click.Choice(("plan", "int8", "fp32")),
+    type=click.Choice(("plan", "int8", "bf16", "fp16", "fp32")),
     default="plan",
     help="Of the file; plan is what quantize wrote.",
 )
