@@ -19,7 +19,7 @@ _SELECTION_EXAMPLES = 4096
 _DROP_CAUTION = 0.6
 """The expected drop may use this part of the one allowed: what comes out scatters around it."""
 _DIVERGENCE_TOLERANCE = 1.02
-_LEAST_DIVERGENCE = 1e-9
+LEAST_DIVERGENCE = 1e-9
 """What rounding makes of none."""
 
 
@@ -154,7 +154,7 @@ class Judge:
             max_drop: The drop, a fraction above 0.
         """
         bound = divergence_for(self.answers, self.truth, _DROP_CAUTION * max_drop)
-        return max(bound, _LEAST_DIVERGENCE)
+        return max(bound, LEAST_DIVERGENCE)
 
     def stays_inside(self, verdict: Verdict, max_drop: float) -> bool:
         """Say whether a changed form drops by no more, found and expected.

@@ -14,7 +14,7 @@ from tcompress.preprocessing import Encoded
 
 from .cost import LatencyMeter, OpenMeter
 from .cost_measuring import known_costs
-from .judging import Judge, Selection, Verdict
+from .judging import LEAST_DIVERGENCE, Judge, Selection, Verdict
 from .planning import LatencyCosts, MacCosts, Planner, smallest_within_loss
 from .prediction import expected_accuracy
 from .progress import Progress, silent
@@ -32,8 +32,6 @@ _LATENCY_TOLERANCE = 0.02
 _LATENCY_ATTEMPTS = 4
 _LATENCY_BUDGET_S = 10.0
 _DROP_PROBES = 4
-_LEAST_DIVERGENCE = 1e-9
-"""What rounding makes of none."""
 
 
 @dataclass(frozen=True)
@@ -253,7 +251,7 @@ class Pruner:
             verdict = outcome.verdict
             assert verdict is not None
             probe = (planner.loss(plan), verdict.divergence)
-            probes.append((max(probe[0], _LEAST_DIVERGENCE), max(probe[1], _LEAST_DIVERGENCE)))
+            probes.append((max(probe[0], LEAST_DIVERGENCE), max(probe[1], LEAST_DIVERGENCE)))
             removed = 1 - planner.total(plan) / planner.total(self._encoder.plan)
             fits = self._judge.stays_inside(verdict, max_drop)
             self._tell(

@@ -115,7 +115,7 @@ def open_model_file(kind: str, directory: Path, input_names: list[str]) -> Predi
     except MachineError:
         raise
     except Exception as error:  # the engines raise many kinds
-        msg = f"{path}: the engine refuses it: {str(error).splitlines()[0]}"
+        msg = f"{path}: the engine refuses it: {str(error).partition(chr(10))[0] or repr(error)}"
         raise ArtifactError(msg) from error
 
 
