@@ -40,7 +40,7 @@ from tcompress.errors import MeasurementError, TcompressError
 from tcompress.evaluate.accuracy import BATCH_SIZE, Predictions, judge
 from tcompress.evaluate.latency import Race, race
 from tcompress.evaluate.measurement import Latency
-from tcompress.evaluate.statistics import damage_bounds
+from tcompress.evaluate.noninferiority import damage_bounds
 from tcompress.machine import describe_machine, usable_cpus
 from tcompress.preprocessing import Batch, Encoded
 from tcompress.worker_process import WorkerProcess

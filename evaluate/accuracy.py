@@ -13,7 +13,8 @@ from tcompress.errors import MeasurementError
 
 from .engine_process import EngineProcess
 from .measurement import Quality
-from .statistics import PairedCounts, accuracy_interval
+from .noninferiority import PairedCounts
+from .statistics import accuracy_interval
 
 # Examples of similar length share a batch. It is fixed, as dynamic int8 scales per batch.
 BATCH_SIZE = 32

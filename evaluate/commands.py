@@ -97,7 +97,7 @@ def evaluate(
     from tcompress.workspace import ANSWERS_DIRECTORY
 
     from .document import measure_document
-    from .report import write_report
+    from .reporting.report import write_report
     from .tradeoff import Settings
 
     console = common.console

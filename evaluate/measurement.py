@@ -10,7 +10,8 @@ import numpy as np
 from tcompress.plan import CompressionPlan
 
 from .engine_info import EngineInfo
-from .statistics import Interval, PairedCounts, ratio_interval
+from .noninferiority import PairedCounts
+from .statistics import Interval, ratio_interval
 
 # A percentile is shown from so many samples on that its 95 % interval lies inside the sample.
 _SAMPLES_FOR = {90: 64, 99: 662}

@@ -26,7 +26,7 @@ _COMMANDS = {
     "quantize": "tcompress.compress.quantize_command:quantize",
     "export": "tcompress.export.commands:export",
     "evaluate": "tcompress.evaluate.commands:evaluate",
-    "gate": "tcompress.evaluate.gate_command:gate",
+    "gate": "tcompress.evaluate.gating.command:gate",
     "run": "tcompress.pipeline:run",
     "inspect": "tcompress.commands:inspect",
     "doctor": "tcompress.commands:doctor",

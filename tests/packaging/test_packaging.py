@@ -180,8 +180,8 @@ def test_wheel_holds_every_module_and_data_file(wheel_names: list[str]):
         f"/{module.path.relative_to(ROOT / module.folder).as_posix()}"
         for module in modules()
     }
-    templates = (ROOT / "evaluate" / "templates").glob("*")
-    expected |= {f"tcompress/evaluate/templates/{path.name}" for path in templates}
+    templates = (ROOT / "evaluate" / "reporting" / "templates").glob("*")
+    expected |= {f"tcompress/evaluate/reporting/templates/{path.name}" for path in templates}
     expected.add("tcompress/py.typed")
     assert expected - set(wheel_names) == set()
 

@@ -209,7 +209,7 @@ def render_html(document: dict[str, Any]) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("tcompress.evaluate"),
+        loader=PackageLoader("tcompress.evaluate.reporting"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tcompress.console import Console
     from tcompress.workspace import Workspace
 
-    from .gate import GateReport
+    from .verdict import GateReport
 
 
 @click.command(context_settings=CONTEXT, short_help="Judge a compressed model by exit code.")
@@ -74,7 +74,7 @@ def gate(
     """
     from tcompress.stages import DataSource, optional_workspace
 
-    from .answers import AnswerBook
+    from ..answers import AnswerBook
     from .gate import gate as judge
 
     named = (baseline, candidate, data.data)
@@ -158,8 +158,9 @@ def _show(console: "Console", report: "GateReport") -> None:
             for check in report.checks
         ],
     )
-    counts = report.counts
-    console.show(f"Right before, wrong now: {counts.lost:,}. The other way: {counts.gained:,}.")
-    for line in (report.advice(), *(f"Note: {note}." for note in report.notes)):
-        if line is not None:
-            console.show(line)
+    counts = report.facts["counts"]
+    console.show(
+        f"Right before, wrong now: {counts['lost']:,}. The other way: {counts['gained']:,}."
+    )
+    for line in (*report.advice, *(f"Note: {note}." for note in report.notes)):
+        console.show(line)

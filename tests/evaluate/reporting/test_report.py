@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tcompress.evaluate.report import Summary, recommendation, render_html, write_report
+from tcompress.evaluate.reporting.report import Summary, recommendation, render_html, write_report
 
 HOSTILE = (
     "<script>alert(1)</script>",

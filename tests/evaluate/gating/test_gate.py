@@ -11,12 +11,15 @@ from tcompress.artifact import Artifact
 from tcompress.cli import cli
 from tcompress.encoder import WEIGHTS_FILE, open_encoder
 from tcompress.errors import ModelError
-from tcompress.evaluate.gate import check_labels, gate_accuracy
-from tcompress.evaluate.statistics import Verdict
+from tcompress.evaluate.gating.gate import check_labels, judge_sides
+from tcompress.evaluate.gating.sides import Sides
+from tcompress.evaluate.gating.verdict import GateReport
+from tcompress.evaluate.noninferiority import Verdict
 from tcompress.transformer import ARCHITECTURE_FILE
 from tcompress.workspace import Workspace
 
 CLASSES = 3
+LABELS = ("cat", "dog", "owl")
 WEIGHT = np.random.default_rng(1).standard_normal((4, CLASSES))
 
 
@@ -26,6 +29,12 @@ def gate(*arguments: str | Path) -> Result:
 
 def logits(classes: np.ndarray) -> np.ndarray:
     return np.eye(CLASSES, dtype=np.float32)[classes]
+
+
+def gate_accuracy(
+    baseline: np.ndarray, candidate: np.ndarray, truth: np.ndarray, max_drop: float
+) -> GateReport:
+    return judge_sides(Sides(baseline, candidate, truth, LABELS), max_drop)
 
 
 def answers(n: int) -> np.ndarray:
@@ -86,6 +95,8 @@ def test_equal_model_passes_with_enough_examples(
         "bound": pytest.approx(1 - 0.05 ** (1 / 400)),
         "limit": 0.02,
         "n": 400,
+        "unit": "fraction",
+        "words": "accuracy stayed the same, a drop of at most 0.75 (95 %), limit 2.00, n = 400",
     }
     assert report["counts"] == {"both_right": 400, "lost": 0, "gained": 0, "both_wrong": 0}
     assert report["notes"] == []

@@ -1,0 +1,1 @@
+"""The gate: verdicts on what a candidate lost beside its baseline."""

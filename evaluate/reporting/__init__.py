@@ -1,0 +1,1 @@
+"""The report: what `evaluate` measured, for people."""
