@@ -134,7 +134,8 @@ def _show_heads(console: "Console", scores: "HeadScores", kept: list[list[int]])
     rows = []
     for index, (layer, heads) in enumerate(zip(scores.heads, kept, strict=True)):
         cell = {
-            h: f"{100 * s / top:.0f}{_shade(s / top)}" for h, s in zip(heads, layer, strict=True)
+            h: f"{100 * s / top:.0f}{console.shade(s / top)}"
+            for h, s in zip(heads, layer, strict=True)
         }
         rows.append((index, *(cell.get(h, "-") for h in range(width))))
     calibration = scores.calibration
@@ -160,7 +161,3 @@ def _show_rankings(console: "Console", rankings: "Sequence[Ranking]") -> None:
 
 def _correlation(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
-
-
-def _shade(fraction: float) -> str:
-    return " ░▒▓█"[min(4, int(fraction * 5))]

@@ -28,8 +28,8 @@ _COMMANDS = {
     "evaluate": "tcompress.evaluate.commands:evaluate",
     "gate": "tcompress.evaluate.gating.command:gate",
     "run": "tcompress.pipeline:run",
-    "inspect": "tcompress.commands:inspect",
-    "doctor": "tcompress.commands:doctor",
+    "inspect": "tcompress.inspect_command:inspect",
+    "doctor": "tcompress.evaluate.doctor_command:doctor",
 }
 
 
@@ -172,4 +172,7 @@ def open_meter(encoder: Any, serving: Any) -> Any:
 
 def main() -> None:
     """Run the command line; the entry point of the console script."""
+    for stream in (sys.stdout, sys.stderr):
+        # A log that knows ASCII only must not end a run that took an hour.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     cli(prog_name="tcompress")

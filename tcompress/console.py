@@ -12,6 +12,12 @@ import click
 
 ItemT = TypeVar("ItemT")
 _SECONDS_BETWEEN_LINES = 5.0
+_BAR_WIDTH = 12
+_SHADES = " ░▒▓█"
+# For terminals and logs that cannot show more than ASCII.
+_IN_ASCII = str.maketrans(
+    dict(zip("░▒▓█▌", ".:*#-", strict=True)) | {"±": "+-", "×": "x", "–": "-"}
+)
 
 
 class Console:
@@ -57,12 +63,29 @@ class Console:
         Args:
             text: Any number of lines.
         """
-        click.echo(text)
+        click.echo(shown(text))
+
+    def bar(self, fraction: float) -> str:
+        """Return a bar for a cell of a table, longer for more.
+
+        Args:
+            fraction: Part of the full length, 0 to 1.
+        """
+        halves = round(2 * _BAR_WIDTH * min(max(fraction, 0.0), 1.0))
+        return "█" * (halves // 2) + "▌" * (halves % 2)
+
+    def shade(self, fraction: float) -> str:
+        """Return a character that is darker for more.
+
+        Args:
+            fraction: How dark, 0 to 1.
+        """
+        return _SHADES[min(len(_SHADES) - 1, int(fraction * len(_SHADES)))]
 
     def table(
         self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, dense: bool = False
     ) -> None:
-        """Print a table; the first column is left-aligned, the others right.
+        """Print a table; the first column and one without a heading are left-aligned.
 
         Args:
             columns: Headings.
@@ -77,9 +100,9 @@ class Console:
         padding = (0, 1, 0, 0) if dense else (0, 1)
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=padding, collapse_padding=dense)
         for i, name in enumerate(columns):
-            table.add_column(name, justify="left" if i == 0 else "right")
+            table.add_column(shown(name), justify="left" if i == 0 or not name else "right")
         for row in rows:
-            table.add_row(*(Text(printable(str(cell))) for cell in row))
+            table.add_row(*(Text(shown(printable(str(cell)))) for cell in row))
         RichConsole(file=sys.stdout, highlight=False, soft_wrap=False).print(table)
 
     def track(self, items: Iterable[ItemT], what: str, total: int | None = None) -> Iterator[ItemT]:
@@ -135,6 +158,16 @@ class Console:
                 left = f", {(now - start) / done * (total - done):.0f} s left" if total else ""
                 self.say(f"{what}: {done}/{total or '?'}{left}")
             yield item
+
+
+def shown(text: str) -> str:
+    """Return text as the standard output can show it.
+
+    Args:
+        text: Any text.
+    """
+    unicode = (sys.stdout.encoding or "ascii").lower().startswith("utf")
+    return text if unicode else text.translate(_IN_ASCII)
 
 
 def colored(text: str, color: str) -> str:

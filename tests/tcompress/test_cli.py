@@ -87,14 +87,6 @@ def test_the_readme_lists_the_exit_codes_that_help_lists(tcompress) -> None:
         assert re.search(rf"^\| {code} \|", README.read_text(), re.MULTILINE)
 
 
-def test_doctor_says_what_is_fast_here(tcompress) -> None:
-    document = json.loads(tcompress("doctor", "--json").stdout)
-    assert document["schema_version"] == 1
-    assert set(document["fast"]) == {"int8 on the CPU", "bf16 training on the CPU", "GPU"}
-    text = tcompress("doctor").stdout
-    assert document["machine"]["versions"]["torch"] in text
-
-
 def test_inspect_names_a_changed_file(text_workspace: Path, tcompress) -> None:
     tcompress("quantize", "--workspace", text_workspace)
     artifact = text_workspace / "artifacts/quantize"

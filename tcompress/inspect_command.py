@@ -1,4 +1,4 @@
-"""Commands that look but change nothing: inspect, doctor."""
+"""The `inspect` command: looks, but changes nothing."""
 
 from pathlib import Path
 from typing import Any
@@ -7,11 +7,6 @@ import click
 
 from .console import Console
 from .options import CONTEXT, Common, common_options
-
-_ENGINE_ADVICE = (
-    "ONNX Runtime led for single texts and mixed lengths, OpenVINO for even batches "
-    "(docs/benchmarks.md); evaluate measures yours"
-)
 
 
 @click.command(context_settings=CONTEXT, short_help="Say what an artifact is, and verify it.")
@@ -89,60 +84,3 @@ def _show(console: Console, path: Path, document: dict[str, Any], lines: list[st
         )
     ]
     console.table(("layer", "heads", "neurons", "attention in", "feed-forward in"), rows)
-
-
-@click.command(context_settings=CONTEXT, short_help="Say what is fast on this machine.")
-@common_options
-def doctor(common: Common) -> None:
-    """Say what this machine has, and what will be fast here and what will not.
-
-    \b
-    Example:
-      tcompress doctor
-    """
-    from .machine import describe_machine, has_fast_bf16, has_int8_dot
-
-    machine = describe_machine()
-    features = machine["cpu_features"]
-    verdicts = {
-        "int8 on the CPU": (
-            has_int8_dot(features),
-            "int8 dot products in hardware",
-            "no int8 dot products: int8 is slower, and weights are kept to 7 bits",
-        ),
-        "bf16 training on the CPU": (
-            has_fast_bf16(features),
-            "bf16 products in hardware",
-            "no bf16 products: finetune uses fp32",
-        ),
-        "GPU": (
-            machine["gpu"] is not None,
-            str(machine["gpu"]),
-            "torch finds no GPU: evaluate measures the CPU only",
-        ),
-    }
-    if common.console.as_json:
-        fast = {name: good for name, (good, _, _) in verdicts.items()}
-        common.console.show_json({"schema_version": 1, "machine": machine, "fast": fast})
-        return
-    rows = [
-        ("CPU", machine["cpu"]),
-        ("CPUs usable", machine["cpus_usable"]),
-        ("memory", f"{machine['memory_bytes'] / 2**30:.0f} GiB"),
-        ("instruction sets", ", ".join(name for name, has in features.items() if has) or "-"),
-        *(
-            (name, f"{'yes' if good else 'no'}: {why if good else why_not}")
-            for name, (good, why, why_not) in verdicts.items()
-        ),
-        ("OpenVINO", _openvino_verdict(machine["versions"])),
-        ("engine for int8", _ENGINE_ADVICE),
-        *((f"{name}", version) for name, version in machine["versions"].items()),
-    ]
-    for name, value in rows:
-        common.console.show(f"{name:<26}{value}")
-
-
-def _openvino_verdict(versions: dict[str, str]) -> str:
-    if {"openvino", "nncf"} <= set(versions):
-        return "yes: export --format openvino works here"
-    return 'no: not installed; pip install "tcompress[openvino]"'

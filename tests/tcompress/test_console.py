@@ -1,0 +1,36 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tcompress.console import Console
+
+PROGRAM = """
+from tcompress.console import Console
+console = Console()
+console.show("1.5 \N{PLUS-MINUS SIGN}0.1")
+console.table(("name", "ms", ""), [("a", 1, console.bar(0.5)), ("b", 2, console.shade(1.0))])
+"""
+
+
+@pytest.mark.parametrize(("fraction", "halves"), [(-1, 0), (0, 0), (0.5, 12), (1, 24), (7, 24)])
+def test_bar_is_as_long_as_the_fraction(fraction: float, halves: int) -> None:
+    bar = Console().bar(fraction)
+    assert 2 * bar.count("█") + bar.count("▌") == halves
+
+
+def test_shade_gets_darker() -> None:
+    assert [Console().shade(f) for f in (0, 0.3, 0.5, 0.7, 1)] == list(" ░▒▓█")
+
+
+def test_a_log_that_knows_only_ascii_gets_tables_and_bars_in_ascii() -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=True,
+    )
+    text = found.stdout.decode("ascii")
+    assert "1.5 +-0.1" in text
+    assert "######" in text
