@@ -9,10 +9,6 @@ from tcompress.evaluate.product_rates import ProductRate
 
 FEATURES = {"avx512_vnni": True, "avx512_bf16": True}
 MACHINE = {"cpu_features": FEATURES, "gpu": "one", "cpus_usable": 8}
-    "cpu_features": {"avx512_vnni": True, "avx512_bf16": True},
-    "gpu": "one",
-    "cpus_usable": 8,
-}
 
 
 def doctor(*arguments: str) -> Result:
