@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     "else the workspace's max_drop.",
 )
 @click.option(
-    "--baseline", type=DIRECTORY, help="What to compare with; else the workspace's model."
+    "--baseline",
+    type=click.Path(path_type=Path),
+    help="What to compare with: a directory, or a file of `gate record`; "
+    "else the workspace's model.",
 )
 @click.option(
     "--candidate",

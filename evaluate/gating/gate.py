@@ -22,7 +22,8 @@ from ..answers import AnswerBook, Question
 from ..engine_process import EngineProcess
 from ..noninferiority import Verdict
 from ..subjects import saturation_notes
-from .guards import check_guards
+from .baseline import Baseline, is_recorded
+from .guards import check_guards, check_ids, repeated_inputs_notes, too_few_words
 from .quality import accuracy_advice, accuracy_facts, check_accuracy
 from .sides import Sides
 from .verdict import GateReport
@@ -42,8 +43,8 @@ def gate(
     """Ask a baseline and a candidate, each on its own engine, and judge the candidate.
 
     Args:
-        baseline: A model directory or an artifact.
-        candidate: The same; what is judged.
+        baseline: A model directory or an artifact, or the file of a recorded baseline.
+        candidate: A model directory or an artifact; what is judged.
         examples: Labelled examples that neither was fitted or selected on.
         max_drop: Smallest drop in accuracy that is not acceptable, a fraction in (0, 1).
         console: Where to show the progress.
@@ -58,17 +59,29 @@ def gate(
     Raises:
         ArtifactError: If an artifact is damaged.
         DataError: If the examples have no labels, or one that the models do not know.
+        InputError: If a recorded baseline is damaged or cannot be compared with.
         ModelError: If the two models cannot be compared.
         MeasurementError: If an engine fails.
     """
     if examples.labels is None:
         label_indices((), examples)  # raises, before any engine is started
 
-    expected, found = _answers((baseline, candidate), examples, device, book, console)
+    check_ids(examples)
+    if warning := too_few_words(len(examples), max_drop, alpha):
+        console.warn(warning)
+
+    recorded = Baseline.read(baseline) if is_recorded(baseline) else None
+    expected, found = (
+        _answers((baseline, candidate), examples, device, book, console)
+        if recorded is None
+        else recorded.ask_beside(candidate, examples, device=device, console=console)
+    )
     truth = label_indices(expected.labels, examples).numpy()
     sides = Sides(expected.logits, found.logits, truth, expected.labels)
     report = judge_sides(sides, max_drop, alpha)
-    notes = _origin_notes(baseline, candidate) + saturation_notes([candidate])
+    source = source_of(baseline).digest if recorded is None else recorded.source
+    notes = _origin_notes(source, candidate) + saturation_notes([candidate])
+    notes += repeated_inputs_notes(examples) + (() if recorded is None else recorded.notes())
     if found.truncated:
         notes += (f"{found.truncated:,} examples were cut off at the longest input of the model",)
     return replace(report, baseline=str(baseline), candidate=str(candidate), notes=notes)
@@ -128,7 +141,7 @@ def judge_sides(sides: Sides, max_drop: float, alpha: float = 0.05) -> GateRepor
     accuracy = check_accuracy(sides, max_drop, alpha)
     unsettled = accuracy.verdict is Verdict.INCONCLUSIVE
     return GateReport(
-        checks=(accuracy, *check_guards(sides)),
+        checks=(accuracy, *check_guards(sides, alpha)),
         examples=len(sides),
         alpha=alpha,
         facts=accuracy_facts(sides, max_drop, alpha),
@@ -156,7 +169,7 @@ def check_labels(baseline: Sequence[str], candidate: Sequence[str]) -> None:
         raise ModelError(msg)
 
 
-def _origin_notes(baseline: Path, candidate: Path) -> tuple[str, ...]:
-    if source_of(baseline).digest == source_of(candidate).digest:
+def _origin_notes(source: str, candidate: Path) -> tuple[str, ...]:
+    if source == source_of(candidate).digest:
         return ()
     return ("the candidate was not made from the model that the baseline was made from",)
