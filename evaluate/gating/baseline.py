@@ -6,7 +6,7 @@ to five digits; a candidate's classes are compared with the recorded classes, no
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self
@@ -27,7 +27,7 @@ from ..accuracy import Predictions, Watch, correctness, predict
 from ..engine_info import EngineInfo
 from ..engine_process import EngineProcess
 from ..latency import race
-from .baseline_file import Record, Row, compose, file_digests, parse
+from .baseline_file import SCHEMA_VERSION, Record, Row, compose, file_digests, parse
 from .guards import check_ids
 
 TOKENS = 128
@@ -91,6 +91,13 @@ class Baseline:
             StorageError: If the file system refuses.
         """
         write_text_atomically(self.path, compose(self.record))
+
+    def summary(self) -> dict[str, Any]:
+        """Return what `gate record --json` shows: everything but the answers."""
+        document = asdict(replace(self.record, rows=()))
+        del document["rows"]
+        head = {"schema_version": SCHEMA_VERSION, "path": str(self.path)}
+        return head | document | {"examples": len(self.record.rows)}
 
     @property
     def source(self) -> str:

@@ -1,8 +1,9 @@
 """The file of a recorded baseline: written to be read in a diff, read as if it were hostile."""
 
 import json
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, Self, TypeVar
 
@@ -19,6 +20,8 @@ INPUT_DIGITS = 8
 """How much of the digest of an example's input is kept: to name what changed, not to prove it."""
 
 _DIGITS = 5
+_MAX_LOGIT = float(np.finfo(np.float32).max)
+_DEVICES = ("cpu", "cuda")
 _FREE_KEYS = {"tokenizer_config.json": "model_input_names"}
 """What an export may change in a tokenizer file without reading other tokens."""
 
@@ -101,7 +104,8 @@ def compose(record: Record) -> str:
     Raises:
         DataError: If it would be too large to be read again.
     """
-    document = asdict(record) | {"schema_version": SCHEMA_VERSION, "kind": KIND}
+    document = asdict(replace(record, rows=()))
+    document |= {"schema_version": SCHEMA_VERSION, "kind": KIND}
     rows = [[row.id, row.input, row.predicted, list(row.logits)] for row in record.rows]
     document["rows"] = rows
     document["digest"] = document_digest(document)
@@ -226,8 +230,8 @@ def _record(document: dict[str, Any]) -> Record:
         tokenizer=_mapping(document, "tokenizer", str),
         max_tokens=_count(document, "max_tokens"),
         truncated=_count(document, "truncated"),
-        device=_typed(document, "device", str),
-        metrics=_mapping(document, "metrics", float),
+        device=_device(document),
+        metrics=_metrics(document),
         cpu=_cpu(_typed(document, "cpu", dict)),
         versions=_mapping(document, "versions", str),
         latency=latency,
@@ -247,7 +251,7 @@ def _row(row: Any, labels: tuple[str, ...]) -> Row:
         msg = f"the logits of {names[0][:40]!r} must be {len(labels)} numbers"
         raise TypeError(msg)
     logits = tuple(float(number) for number in numbers)
-    if not max(map(abs, logits)) < np.finfo(np.float32).max:
+    if max(map(abs, logits)) > _MAX_LOGIT:
         msg = f"the logits of {names[0][:40]!r} are not finite"
         raise ValueError(msg)
     if logits[labels.index(names[2])] != max(logits):
@@ -256,13 +260,21 @@ def _row(row: Any, labels: tuple[str, ...]) -> Row:
     return Row(*names, logits)
 
 
+def _metrics(document: dict[str, Any]) -> dict[str, float]:
+    metrics = _mapping(document, "metrics", float)
+    if not all(map(math.isfinite, metrics.values())):
+        msg = "'metrics' must be finite"
+        raise ValueError(msg)
+    return metrics
+
+
 def _latency(found: dict[str, Any]) -> dict[str, Any]:
     fields = {name: _count(found, name) for name in ("n", "batch", "tokens", "threads")}
     values = {name: _typed(found, name, float) for name in ("median_ms", "noise_low", "noise_high")}
-    if not all(0 < value < np.inf for value in (*fields.values(), *values.values())):
+    if not all(0 < value < math.inf for value in (*fields.values(), *values.values())):
         msg = "every number in 'latency' must be above 0"
         raise ValueError(msg)
-    return fields | values | {"device": _typed(found, "device", str)}
+    return fields | values | {"device": _device(found)}
 
 
 def _cpu(found: dict[str, Any]) -> dict[str, Any]:
@@ -271,6 +283,14 @@ def _cpu(found: dict[str, Any]) -> dict[str, Any]:
         "features": _mapping(found, "features", bool),
         "usable": _count(found, "usable"),
     }
+
+
+def _device(document: dict[str, Any]) -> str:
+    device = _typed(document, "device", str)
+    if device not in _DEVICES:
+        msg = f"'device' must be one of {', '.join(_DEVICES)}, got {device[:20]!r}"
+        raise ValueError(msg)
+    return device
 
 
 def _typed(document: dict[str, Any], name: str, kind: type[Kind]) -> Kind:
@@ -298,5 +318,5 @@ def _strings(document: dict[str, Any], name: str) -> tuple[str, ...]:
 
 
 def _mapping(document: dict[str, Any], name: str, kind: type[Kind]) -> dict[str, Kind]:
-    values = _typed(document, name, dict)
+    values: dict[str, Any] = _typed(document, name, dict)
     return {key: _typed(values, key, kind) for key in values}
