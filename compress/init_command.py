@@ -14,6 +14,7 @@ from tcompress.options import (
     Common,
     common_options,
     demo_option,
+    slice_option,
 )
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 @click.option("--text-pair-column", help="Column of the second text.")
 @click.option("--label-column", default="label", help="Column of the label.")
 @click.option("--group-column", help="Column whose values stay on one side of the split.")
+@slice_option
 @click.option("--validation-fraction", type=RATIO, default=0.2, help="Part of --data.")
 @click.option("--test-fraction", type=RATIO, default=0.3, help="Part of --data.")
 @click.option("--force", is_flag=True, help="Replace the settings of an existing workspace.")
@@ -48,6 +50,7 @@ def init(
     text_pair_column: str | None,
     label_column: str,
     group_column: str | None,
+    slice_columns: tuple[str, ...],
     validation_fraction: float,
     test_fraction: float,
     force: bool,
@@ -85,6 +88,7 @@ def init(
                 text_pair_column=text_pair_column,
                 label_column=label_column,
                 group_column=group_column,
+                slice_columns=slice_columns,
                 validation_fraction=validation_fraction,
                 test_fraction=test_fraction,
                 split_seed=common.seed or 0,

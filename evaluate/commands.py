@@ -11,7 +11,7 @@ from tcompress.options import (
     Common,
     DataOptions,
     common_options,
-    data_options,
+    judged_data_options,
 )
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ _CONFIDENCE = 0.95
 @click.option(
     "--threads", type=click.IntRange(min=1), help="Threads on the CPU; else all CPUs usable."
 )
-@data_options
+@judged_data_options
 @common_options
 def evaluate(
     paths: tuple[Path, ...],

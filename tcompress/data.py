@@ -1,8 +1,8 @@
 """Labelled examples: texts from a table, or tensors from an array file."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -26,12 +26,14 @@ class Columns:
         text_pair: Column of the second text, or None.
         label: Column of the label.
         group: Column whose values must stay on one side of a split, or None.
+        slices: Columns by whose values accuracy is also told apart; arrays for tensor data.
     """
 
     text: str = "text"
     text_pair: str | None = None
     label: str = "label"
     group: str | None = None
+    slices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Examples:
         inputs: `(examples, tokens, features)` floats or `(examples, tokens)` ids, for tensor data.
         mask: `(examples, tokens)`, 1 at real tokens; None: all real.
         groups: Group of each example, or None.
+        slices: Per slice column the value of each example; empty where it has none.
     """
 
     origin: str
@@ -57,6 +60,7 @@ class Examples:
     inputs: npt.NDArray[Any] | None = None
     mask: npt.NDArray[Any] | None = None
     groups: tuple[str, ...] | None = None
+    slices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -79,6 +83,7 @@ class Examples:
             texts=pick(self.texts),
             text_pairs=pick(self.text_pairs),
             groups=pick(self.groups),
+            slices={n: tuple(values[i] for i in chosen) for n, values in self.slices.items()},
             inputs=None if self.inputs is None else self.inputs[chosen],
             mask=None if self.mask is None else self.mask[chosen],
         )
@@ -102,7 +107,7 @@ class Examples:
 
     @cached_property
     def digest(self) -> str:
-        """Digest of all inputs and labels, in order."""
+        """Digest of all inputs and labels, in order; no answer depends on slices."""
         total = hashlib.sha256()
         for i, content in enumerate(self.content_digests):
             label = "" if self.labels is None else self.labels[i]
@@ -138,7 +143,7 @@ def read_examples(path: Path, columns: Columns) -> Examples:
     Args:
         path: CSV, TSV, JSONL or Parquet for texts (also compressed as pandas reads them); NPZ or
             safetensors for tensors, with arrays `inputs`, `labels` and optionally `mask`.
-        columns: Column names for texts.
+        columns: Column names for texts; of tensors only the slices count.
 
     Raises:
         DataError: If the file is missing, empty, of unknown form or lacks a column.
@@ -154,7 +159,7 @@ def read_examples(path: Path, columns: Columns) -> Examples:
         msg = f"{path}: unknown data format; the name must end in one of {known}"
         raise DataError(msg)
     examples = (
-        _from_tensors(path, _read_tensors(path, kind))
+        _from_tensors(path, _read_tensors(path, kind), columns.slices)
         if kind in _TENSOR_SUFFIXES
         else _from_table(path, _read_table(path, kind), columns)
     )
@@ -187,7 +192,7 @@ def _read_table(path: Path, kind: str) -> pd.DataFrame:
 
 
 def _from_table(path: Path, table: pd.DataFrame, columns: Columns) -> Examples:
-    wanted = [columns.text, columns.text_pair, columns.group]
+    wanted = [columns.text, columns.text_pair, columns.group, *columns.slices]
     for name in wanted:
         if name is not None and name not in table.columns:
             found = ", ".join(map(str, table.columns))
@@ -212,7 +217,13 @@ def _from_table(path: Path, table: pd.DataFrame, columns: Columns) -> Examples:
         texts=strings(columns.text),
         text_pairs=strings(columns.text_pair),
         groups=strings(columns.group),
+        slices={name: _slice_values(table[name]) for name in columns.slices},
     )
+
+
+def _slice_values(column: pd.Series) -> tuple[str, ...]:
+    # Unlike a missing text, a missing property is no reason to refuse the file.
+    return tuple(column.astype(object).where(column.notna(), "").map(str))
 
 
 def _read_tensors(path: Path, kind: str) -> dict[str, npt.NDArray[Any]]:
@@ -228,7 +239,9 @@ def _read_tensors(path: Path, kind: str) -> dict[str, npt.NDArray[Any]]:
         raise DataError(msg) from error
 
 
-def _from_tensors(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> Examples:
+def _from_tensors(
+    path: Path, arrays: dict[str, npt.NDArray[Any]], slices: Sequence[str]
+) -> Examples:
     if "inputs" not in arrays:
         msg = f"{path}: no array 'inputs'; it has: {', '.join(sorted(arrays))}"
         raise DataError(msg)
@@ -263,7 +276,21 @@ def _from_tensors(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> Examples:
         labels=None if labels is None else tuple(str(label) for label in labels),
         inputs=inputs,
         mask=arrays.get("mask"),
+        slices={name: _slice_array(path, arrays, name) for name in slices},
     )
+
+
+def _slice_array(path: Path, arrays: dict[str, npt.NDArray[Any]], name: str) -> tuple[str, ...]:
+    if name not in arrays:
+        msg = f"{path}: no array {name!r}; it has: {', '.join(sorted(arrays))}"
+        raise DataError(msg)
+    expected, found = (len(arrays["inputs"]),), arrays[name].shape
+    if found != expected:
+        msg = (
+            f"{path}: {name!r} must have one value per example, (examples,)={expected}, got {found}"
+        )
+        raise DataError(msg)
+    return tuple(str(value) for value in arrays[name])
 
 
 def split_examples(

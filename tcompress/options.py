@@ -58,12 +58,15 @@ class DataOptions:
         text_column: Column of the text, or None for the workspace's.
         text_pair_column: Column of the second text, likewise.
         label_column: Column of the label, likewise.
+        slice_columns: Columns to tell accuracy apart by, likewise; None for a command that does
+            not judge and needs none.
     """
 
     data: Path | None
     text_column: str | None
     text_pair_column: str | None
     label_column: str | None
+    slice_columns: tuple[str, ...] | None = None
 
 
 demo_option = click.option(
@@ -73,6 +76,25 @@ demo_option = click.option(
     type=click.Choice(("reviews", "digits")),
     help="Start with an embedded model and its data; reviews when no name is given.",
 )
+
+
+slice_option = click.option(
+    "--slice-column",
+    "slice_columns",
+    multiple=True,
+    help="Column by whose values accuracy is also told apart; may be given several times.",
+)
+
+_DATA: dict[str, Callable[..., Any]] = {
+    "data": click.option(
+        "--data",
+        type=FILE,
+        help="Examples to use (CSV, TSV, JSONL, Parquet, NPZ, safetensors); else the workspace's.",
+    ),
+    "text_column": click.option("--text-column", help="Column of the text."),
+    "text_pair_column": click.option("--text-pair-column", help="Column of the second text."),
+    "label_column": click.option("--label-column", help="Column of the label."),
+}
 
 
 def refuse_typed(names: Collection[str], why: str) -> None:
@@ -160,15 +182,14 @@ def data_options(function: Function) -> Function:
     Args:
         function: The command.
     """
-    options = {
-        "data": click.option(
-            "--data",
-            type=FILE,
-            help="Examples to use (CSV, TSV, JSONL, Parquet, NPZ, safetensors); "
-            "else the workspace's.",
-        ),
-        "text_column": click.option("--text-column", help="Column of the text."),
-        "text_pair_column": click.option("--text-pair-column", help="Column of the second text."),
-        "label_column": click.option("--label-column", help="Column of the label."),
-    }
+    return _gather(function, DataOptions, "data", _DATA)  # type: ignore[return-value]
+
+
+def judged_data_options(function: Function) -> Function:
+    """Add what `data_options` adds, and `--slice-column`; the command gets `data`.
+
+    Args:
+        function: The command.
+    """
+    options = {**_DATA, "slice_columns": slice_option}
     return _gather(function, DataOptions, "data", options)  # type: ignore[return-value]

@@ -124,11 +124,13 @@ class DataSource:
                 msg = "the column options go with --data; the workspace's are in tcompress.toml"
                 raise RequestError(msg)
             return self.workspace_split(split)
+        typed_slices = self.options.slice_columns
         usual = Columns() if self.workspace is None else self.workspace.config.data.columns
         columns = Columns(
             text=self.options.text_column or usual.text,
             text_pair=self.options.text_pair_column or usual.text_pair,
             label=self.options.label_column or usual.label,
+            slices=() if typed_slices is None else typed_slices or usual.slices,
         )
         examples = read_examples(self.options.data, columns)
         if label is not None and examples.labels is None:
@@ -183,7 +185,9 @@ class DataSource:
         if self.workspace is None:
             msg = "without a workspace, name the examples with --data"
             raise RequestError(msg)
-        examples: Examples = getattr(self.workspace.splits(), split)
+        typed = self.options.slice_columns
+        source = self.workspace.with_slices(typed) if typed else self.workspace
+        examples: Examples = getattr(source.splits(), split)
         return examples
 
 

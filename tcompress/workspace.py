@@ -3,7 +3,7 @@
 import os
 import tomllib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -41,6 +41,7 @@ class DataConfig:
         text_pair_column: Column of the second text, or None.
         label_column: Column of the label.
         group_column: Column whose values stay on one side when `file` is split, or None.
+        slice_columns: Columns by whose values accuracy is also told apart.
         validation_fraction: Part of `file` for validation.
         test_fraction: Part of `file` for test.
         split_seed: Seed of the split.
@@ -54,6 +55,7 @@ class DataConfig:
     text_pair_column: str | None = None
     label_column: str = "label"
     group_column: str | None = None
+    slice_columns: tuple[str, ...] = ()
     validation_fraction: float = 0.2
     test_fraction: float = 0.3
     split_seed: int = 0
@@ -62,7 +64,11 @@ class DataConfig:
     def columns(self) -> Columns:
         """The column names."""
         return Columns(
-            self.text_column, self.text_pair_column, self.label_column, self.group_column
+            self.text_column,
+            self.text_pair_column,
+            self.label_column,
+            self.group_column,
+            self.slice_columns,
         )
 
 
@@ -226,6 +232,15 @@ class Workspace:
         leaves = without_ancestors(fitting)
         return leaves[-1].directory if leaves else self.model_directory
 
+    def with_slices(self, columns: tuple[str, ...]) -> Self:
+        """Return this workspace with other slice columns; its file stays as it is.
+
+        Args:
+            columns: Columns by whose values accuracy is also told apart.
+        """
+        data = replace(self.config.data, slice_columns=columns)
+        return replace(self, config=replace(self.config, data=data), _splits=[])
+
     def splits(self) -> Splits:
         """Read the data and return disjoint splits; read once.
 
@@ -348,12 +363,21 @@ def _config_from(document: dict[str, Any]) -> WorkspaceConfig:
     data = document.pop("data", {})
     _check_keys("[data]", data, DataConfig)
     _check_keys("the file", document, WorkspaceConfig)
+    _check_slices(data)
     config = WorkspaceConfig(data=DataConfig(**data), **document)
     has_all = all((config.data.train, config.data.validation, config.data.test))
     if (config.data.file is None) != has_all:
         msg = "[data] needs either file, or train, validation and test"
         raise ValueError(msg)
     return config
+
+
+def _check_slices(data: dict[str, Any]) -> None:
+    columns = data.setdefault("slice_columns", [])
+    if not isinstance(columns, list) or not all(isinstance(name, str) for name in columns):
+        msg = f"slice_columns must be a list of column names, got {columns!r}"
+        raise ValueError(msg)
+    data["slice_columns"] = tuple(columns)
 
 
 def _check_keys(where: str, table: dict[str, Any], kind: type) -> None:

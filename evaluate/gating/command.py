@@ -11,7 +11,7 @@ from tcompress.options import (
     Common,
     DataOptions,
     common_options,
-    data_options,
+    judged_data_options,
 )
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     help="Error probability of a wrong pass and of a wrong regression.",
 )
 @click.option("--fresh", is_flag=True, help="Ask again, even where evaluate kept the answers.")
-@data_options
+@judged_data_options
 @common_options
 @click.pass_context
 def gate(

@@ -5,7 +5,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from tcompress.data import Columns, read_examples, split_examples
-from tcompress.errors import DataError
+from tcompress.errors import DataError, WorkspaceError
 from tcompress.workspace import DataConfig, Workspace, WorkspaceConfig
 
 CSV = 'text,label\n"a, b",x\nNA,y\n,x\n'
@@ -50,6 +50,7 @@ def test_parquet_is_read(tmp_path: Path) -> None:
         pytest.param("d.txt", "a", "unknown data format", id="format"),
         pytest.param("d.jsonl", "{broken", "cannot be read as jsonl", id="json"),
         pytest.param("d.npz", "text", "cannot be read as npz", id="npz"),
+        pytest.param("d.csv", "text\na\n", "no column 'genre'; it has: text", id="slice"),
         pytest.param("d.jsonl", '{"text":null,"label":"x"}\n', "no value in row 1", id="null"),
     ],
 )
@@ -58,8 +59,9 @@ def test_bad_files_are_named_with_what_is_wrong(
 ) -> None:
     if content is not None:
         (tmp_path / name).write_text(content)
+    slices = ("genre",) if "genre" in message else ()
     with pytest.raises(DataError, match=f"{name}: .*{message}"):
-        read_examples(tmp_path / name, Columns())
+        read_examples(tmp_path / name, Columns(slices=slices))
 
 
 def test_tensors_are_read_and_checked(tmp_path: Path) -> None:
@@ -108,3 +110,53 @@ def test_what_is_tested_on_is_not_trained_on(tmp_path: Path) -> None:
     assert splits.validation.texts == ("c",)
     assert splits.train.texts == ("a", "b")
     assert splits.dropped == 4
+
+
+def test_slices_follow_their_examples_and_change_no_digest(tmp_path: Path) -> None:
+    rows = ["a,x,war,1", "b,y,,2", "c,x,love,3"]
+    (tmp_path / "d.csv").write_text("\n".join(["text,label,genre,year", *rows]))
+    sliced = read_examples(tmp_path / "d.csv", Columns(slices=("genre", "year")))
+    assert sliced.slices == {"genre": ("war", "", "love"), "year": ("1", "2", "3")}
+    assert sliced.take([2, 0]).slices["genre"] == ("love", "war")
+    drawn = sliced.sample(2, seed=0)
+    assert [sliced.slices["year"][sliced.ids.index(i)] for i in drawn.ids] == [
+        *drawn.slices["year"]
+    ]
+    assert sliced.digest == read_examples(tmp_path / "d.csv", Columns()).digest
+
+
+def test_a_missing_slice_value_is_an_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "d.jsonl").write_text('{"text":"a","genre":null}\n{"text":"b","genre":"war"}\n')
+    assert read_examples(tmp_path / "d.jsonl", Columns(slices=("genre",))).slices == {
+        "genre": ("", "war")
+    }
+
+
+def test_slices_of_tensors_are_arrays_with_one_value_per_example(tmp_path: Path) -> None:
+    inputs, path = np.zeros((3, 4, 2), np.float32), tmp_path / "d.npz"
+    np.savez(path, inputs=inputs, writer=np.array(["ann", "bob", "ann"]))
+    assert read_examples(path, Columns(slices=("writer",))).slices["writer"] == (
+        "ann",
+        "bob",
+        "ann",
+    )
+    with pytest.raises(DataError, match="no array 'hand'; it has: inputs, writer"):
+        read_examples(path, Columns(slices=("hand",)))
+    with pytest.raises(
+        DataError, match=r"'inputs' must have one value per example, .*=\(3,\), got"
+    ):
+        read_examples(path, Columns(slices=("inputs",)))
+
+
+def test_a_workspace_keeps_its_slice_columns(tmp_path: Path) -> None:
+    rows = [f"text {i},x,{'long' if i % 3 else 'short'}" for i in range(30)]
+    (tmp_path / "d.csv").write_text("\n".join(["text,label,length_class", *rows]))
+    data = DataConfig(file="d.csv", slice_columns=("length_class",))
+    Workspace.create(tmp_path, WorkspaceConfig("model", data))
+    opened = Workspace.open(tmp_path)
+    assert set(opened.splits().test.slices["length_class"]) == {"long", "short"}
+    assert opened.with_slices(("text",)).splits().test.slices["text"] == opened.splits().test.texts
+    text = (tmp_path / "tcompress.toml").read_text().replace('[\n    "length_class",\n]', '"text"')
+    (tmp_path / "tcompress.toml").write_text(text)
+    with pytest.raises(WorkspaceError, match="slice_columns must be a list of column names"):
+        Workspace.open(tmp_path)
