@@ -3,13 +3,13 @@
 import os
 import sys
 import traceback
-from importlib import import_module
 from typing import Any, NoReturn
 
 import click
 
 from . import __version__
 from .errors import InputError, MachineError, RequestError, TcompressError
+from .lazy_group import LazyGroup
 
 EXIT_UNEXPECTED = 1
 EXIT_USAGE = 2
@@ -57,29 +57,10 @@ class Failure(click.ClickException):
         click.echo(f"{colored('error:', 'red')} {line}", file=file, err=True)
 
 
-class CommandLine(click.Group):
-    """The root group; imports a command's module when the command is asked for."""
+class CommandLine(LazyGroup):
+    """The root group; turns what a command raises into an exit code."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the commands in the order of the pipeline.
-
-        Args:
-            ctx: Click's context.
-        """
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command.
-
-        Args:
-            ctx: Click's context.
-            cmd_name: Name as typed.
-        """
-        if cmd_name not in _COMMANDS:
-            return None
-        module, _, attribute = _COMMANDS[cmd_name].partition(":")
-        command: click.Command = getattr(import_module(module), attribute)
-        return command
+    members = _COMMANDS
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command and turn what it raises into an exit code.
