@@ -47,6 +47,7 @@ class RecordedLatency:
         threads: Threads of the engine.
         noise_low: Lower bound of its speed-up over itself.
         noise_high: Upper bound of the same.
+        noise_confidence: Confidence that the two have; few rounds give little.
     """
 
     median_ms: float
@@ -57,6 +58,7 @@ class RecordedLatency:
     threads: int
     noise_low: float
     noise_high: float
+    noise_confidence: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -325,6 +327,7 @@ def measure_latency(
             threads=first.info.threads,
             noise_low=noise.low,
             noise_high=noise.high,
+            noise_confidence=noise.confidence,
         )
 
 

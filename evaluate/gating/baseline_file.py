@@ -14,13 +14,14 @@ from tcompress.errors import DataError, InputError
 
 SCHEMA_VERSION = 1
 KIND = "tcompress-baseline"
-MAX_BYTES = 64 * 1024**2
+MAX_BYTES = 16 * 1024**2
 """Largest file that is read, and written."""
 INPUT_DIGITS = 8
 """How much of the digest of an example's input is kept: to name what changed, not to prove it."""
 
 _DIGITS = 5
 _MAX_LOGIT = float(np.finfo(np.float32).max)
+_TIMED = ("median_ms", "noise_low", "noise_high", "noise_confidence")
 _DEVICES = ("cpu", "cuda")
 _FREE_KEYS = {"tokenizer_config.json": "model_input_names"}
 """What an export may change in a tokenizer file without reading other tokens."""
@@ -270,7 +271,7 @@ def _metrics(document: dict[str, Any]) -> dict[str, float]:
 
 def _latency(found: dict[str, Any]) -> dict[str, Any]:
     fields = {name: _count(found, name) for name in ("n", "batch", "tokens", "threads")}
-    values = {name: _typed(found, name, float) for name in ("median_ms", "noise_low", "noise_high")}
+    values = {name: _typed(found, name, float) for name in _TIMED}
     if not all(0 < value < math.inf for value in (*fields.values(), *values.values())):
         msg = "every number in 'latency' must be above 0"
         raise ValueError(msg)

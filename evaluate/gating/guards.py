@@ -77,7 +77,7 @@ def too_few_words(n: int, max_drop: float, alpha: float) -> str | None:
     if n >= needed:
         return None
     return (
-        f"{n:,} examples can never prove a drop below {100 * max_drop:g} points, even if no answer "
+        f"{n:,} examples can never prove a limit of {100 * max_drop:.2f} points, even if no answer "
         f"changes: it takes at least {needed:,}"
     )
 

@@ -1,7 +1,7 @@
 """The `gate record` command."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from tcompress.workspace import Workspace
 
     from .baseline import Baseline
+
+_CONFIDENCE = 0.95
 
 
 @click.command(context_settings=CONTEXT, short_help="Keep a baseline's answers in a small file.")
@@ -136,8 +138,15 @@ def _show(console: "Console", baseline: "Baseline") -> None:
         f"accuracy {record.metrics['accuracy']:.4f}."
     )
     if record.latency is not None:
-        low, high = record.latency["noise_low"] - 1, record.latency["noise_high"] - 1
-        console.show(
-            f"Latency {record.latency['median_ms']:.3g} ms at batch {record.latency['batch']}, "
-            f"{record.latency['tokens']} tokens; against itself {low:+.1%} to {high:+.1%} faster."
-        )
+        console.show(_latency_words(record.latency))
+
+
+def _latency_words(latency: dict[str, Any]) -> str:
+    shape = f"batch {latency['batch']}, {latency['tokens']} tokens"
+    low, high = latency["noise_low"] - 1, latency["noise_high"] - 1
+    noise = (
+        "its noise is not known, there were too few rounds"
+        if latency["noise_confidence"] < _CONFIDENCE
+        else f"against itself it seems {low:+.1%} to {high:+.1%} faster"
+    )
+    return f"Latency {latency['median_ms']:.3g} ms at {shape}; {noise}."

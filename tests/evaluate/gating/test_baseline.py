@@ -169,8 +169,8 @@ def test_latency_of_another_cpu_is_refused(recorded: Path, tmp_path: Path):
     with pytest.raises(InputError, match=r"no latency in it.*gate record --latency"):
         Baseline.read(recorded).latency_here()
     latency = {
-        **{"median_ms": 1.5, "noise_low": 0.99, "noise_high": 1.01, "device": "cpu"},
-        **{"n": 100, "batch": 1, "tokens": 6, "threads": 1},
+        **{"median_ms": 1.5, "noise_low": 0.99, "noise_high": 1.01, "noise_confidence": 0.95},
+        **{"n": 100, "batch": 1, "tokens": 6, "threads": 1, "device": "cpu"},
     }
     here = Baseline.read(changed(recorded, tmp_path / "here.json", latency=latency))
     assert here.latency_here().median_ms == 1.5

@@ -120,6 +120,7 @@ def test_twenty_examples_are_inconclusive(source: Path, labelled: Callable[[int]
     assert found.stdout.startswith("INCONCLUSIVE: accuracy stayed the same, ")
     assert "20 examples can prove a limit of 13.91 points" in found.stdout
     assert "about 299 examples" in found.stdout
+    assert "20 examples can never prove a limit of 1.00 points" in found.stderr
 
 
 def test_newest_export_is_judged_and_a_newer_encoder_is_mentioned(

@@ -101,5 +101,5 @@ def test_sets_that_can_prove_nothing_are_told_before_asking(max_drop: float, few
     assert too_few_words(fewest, max_drop, alpha=0.05) is None
     words = too_few_words(fewest - 1, max_drop, alpha=0.05)
     assert words is not None
-    assert f"below {100 * max_drop:g} points" in words
+    assert f"a limit of {100 * max_drop:.2f} points" in words
     assert words.endswith(f"at least {fewest}")
