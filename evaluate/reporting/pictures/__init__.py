@@ -1,0 +1,1 @@
+"""Pictures of a report, one module each; inline SVG."""

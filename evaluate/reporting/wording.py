@@ -1,0 +1,244 @@
+"""Numbers and sentences of the report, the same in the page, the pull request and the card."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .summary import Row, Setting, Summary, is_sure
+
+Quote = Callable[[Any], str]
+"""Marks a name as one."""
+
+_VERSIONS_SHOWN = ("tcompress", "torch", "transformers", "onnxruntime", "openvino", "python")
+
+
+def recommendation(summary: Summary, setting: Setting, quote: Quote = str) -> str:
+    """Say what to ship in a setting, and what is not proved about it.
+
+    Args:
+        summary: The document.
+        setting: Device, batch and tokens.
+        quote: Marks a name as one.
+
+    Returns:
+        One or two sentences.
+    """
+    base = summary.base_at(setting)
+    if base is None:
+        return "Nothing can be recommended, as the baseline was not measured."
+    best, likely = summary.chosen_at(setting), summary.likely_at(setting)
+    if best is None:
+        return _keep(summary, base, likely, quote)
+    told = (
+        f"Ship {_what(best, quote)}: {_gain(best, base, quote)} at {_quality(best, summary)}. "
+        f"On {_examples(summary)} its loss is proved to stay below {margin_words(summary)}."
+    )
+    if likely is None:
+        return told
+    return (
+        f"{told} {quote(likely.name)} is faster still ({format_ms(likely.latency_ms)} ms), "
+        f"but {_doubt(likely, summary)}."
+    )
+
+
+def recommendations(summary: Summary, quote: Quote = str) -> list[tuple[str, str]]:
+    """Return every setting in words, and what to ship there; the baseline's first one leads.
+
+    Args:
+        summary: The document.
+        quote: Marks a name as one.
+
+    Returns:
+        Pairs of a setting and a sentence.
+    """
+    return [
+        (setting_words(setting), recommendation(summary, setting, quote))
+        for setting in summary.settings
+    ]
+
+
+def margin_words(summary: Summary) -> str:
+    """Return the margin as a reader would say it."""
+    points = 100 * summary.margin
+    return f"{points:g} point" + ("" if points == 1 else "s")
+
+
+def setting_words(setting: Setting) -> str:
+    """Return a setting as a reader would say it."""
+    device, batch, tokens = setting
+    return f"{device}, batch {batch}, {tokens} tokens"
+
+
+def machine_facts(environment: dict[str, Any]) -> dict[str, str]:
+    """Return what a reader has to know about the machine, as short texts.
+
+    Args:
+        environment: The document's `environment`; what is missing in it is left out.
+
+    Returns:
+        Short texts by name.
+    """
+    features = [name for name, there in environment.get("cpu_features", {}).items() if there]
+    versions = environment.get("versions", {})
+    facts = {
+        "CPU": environment.get("cpu"),
+        "instruction sets": ", ".join(features),
+        "CPUs usable": environment.get("cpus_usable"),
+        "threads": environment.get("threads"),
+        "memory": _optional(format_bytes, environment.get("memory_bytes")),
+        "GPU": environment.get("gpu"),
+        "system": environment.get("system"),
+        "started": environment.get("started"),
+        "load before": _load(environment.get("load_before")),
+        "load after": _load(environment.get("load_after")),
+        "versions": ", ".join(f"{n} {versions[n]}" for n in _VERSIONS_SHOWN if n in versions),
+    }
+    return {name: str(value) for name, value in facts.items() if value not in (None, "")}
+
+
+def condition_facts(environment: dict[str, Any]) -> dict[str, str]:
+    """Return the conditions that the timing ran under, as short texts.
+
+    Args:
+        environment: The document's `environment`; what is missing in it is left out.
+
+    Returns:
+        Short texts by name.
+    """
+    found = environment.get("conditions") or {}
+    facts = {
+        "CPUs allowed": ", ".join(map(str, found.get("affinity") or [])),
+        "CPU quota of the container": found.get("cgroup_cpus"),
+        "frequency governor": found.get("governor"),
+        "turbo": _optional(lambda on: "on" if on else "off", found.get("turbo")),
+        "CPU temperature": _optional("{:.0f} °C".format, found.get("temperature_c")),
+        "time stolen by the hypervisor": _optional("{:.2%}".format, found.get("steal")),
+        "load of other processes": _optional("{:.2f} CPUs".format, found.get("foreign_load")),
+        "spinning threads": found.get("spinning"),
+        "GPU clock": _optional("{:,.0f} MHz".format, found.get("gpu_clock_mhz")),
+        "GPU temperature": _optional("{:.0f} °C".format, found.get("gpu_temperature_c")),
+        "GPU memory": _optional(format_bytes, found.get("gpu_memory_bytes")),
+    }
+    return {name: str(value) for name, value in facts.items() if value not in (None, "")}
+
+
+def noise_sentence(environment: dict[str, Any]) -> str | None:
+    """Say how much two timings of the same model differ here.
+
+    Args:
+        environment: The document's `environment`.
+
+    Returns:
+        The sentence; None where the noise was not measured.
+    """
+    floor = environment.get("noise_floor")
+    if not floor:
+        return None
+    if not is_sure(floor):
+        return "Noise floor: not known, as there were too few rounds."
+    return (
+        f"Noise floor: the baseline timed against itself came out {floor['value']:.3f} times as "
+        f"fast ({floor['low']:.3f} to {floor['high']:.3f}); a speed-up inside that range says "
+        "nothing."
+    )
+
+
+def format_ms(value: float) -> str:
+    """Return milliseconds with three significant digits."""
+    return f"{value:.3g}" if value < 99.95 else f"{value:,.0f}"
+
+
+def format_bytes(value: float) -> str:
+    """Return a size in decimal units."""
+    return _scaled(value, ("B", "kB", "MB", "GB", "TB"))
+
+
+def format_macs(value: float) -> str:
+    """Return a number of multiply-accumulates in decimal units."""
+    return _scaled(value, ("", "k", "M", "G", "T"))
+
+
+def format_points(value: float) -> str:
+    """Return a difference of fractions in percentage points, with its sign."""
+    return f"{100 * value:+.2f}"
+
+
+def _scaled(value: float, units: Sequence[str]) -> str:
+    position = 0
+    while value >= 999.5 and position < len(units) - 1:
+        value, position = value / 1000, position + 1
+    return f"{value:.3g} {units[position]}".rstrip()
+
+
+def _keep(summary: Summary, base: Row, likely: Row | None, quote: Quote) -> str:
+    if likely is not None:
+        return (
+            f"Keep {quote(base.name)} until more is proved: {_what(likely, quote)} is "
+            f"{_gain(likely, base, quote)} at {_quality(likely, summary)}, "
+            f"but {_doubt(likely, summary)}."
+        )
+    return (
+        f"Keep {quote(base.name)}: nothing else was shown to be faster and to lose less than "
+        f"{margin_words(summary)}.{_too_costly(summary.rows_at(base.setting), quote)}"
+    )
+
+
+def _what(row: Row, quote: Quote) -> str:
+    return f"{quote(row.name)} ({quote(row.raw['backend'])}, {quote(row.raw['precision'])})"
+
+
+def _gain(row: Row, base: Row, quote: Quote) -> str:
+    return (
+        f"{row.raw['speedup']['value']:.2f} times as fast as {quote(base.name)} "
+        f"({format_ms(row.latency_ms)} ms instead of {format_ms(base.latency_ms)} ms)"
+    )
+
+
+def _doubt(row: Row, summary: Summary) -> str:
+    """Say what is not known about the loss of a measurement."""
+    if row.raw["accuracy_drop"] is None:
+        return "without labels nothing is proved about its accuracy"
+    told = f"{_examples(summary)} do not prove that it loses less than {margin_words(summary)}"
+    if row.raw["not_inferior"] is None:
+        return f"it was not tested whether it loses less than {margin_words(summary)}"
+    bound = row.raw["accuracy_drop_interval"]
+    return f"{told} (it may be {100 * bound['high']:.2f})" if bound else told
+
+
+def _too_costly(rows: Sequence[Row], quote: Quote) -> str:
+    """Name what would be won, and given up, by the fastest measurement of all."""
+    faster = [row for row in rows if row.is_faster and not row.raw["stale"]]
+    if not faster:
+        return ""
+    best = min(faster, key=lambda row: row.latency_ms)
+    lost = (
+        f"gives up {100 * best.drop:.2f} points"
+        if best.raw["accuracy_drop"] is not None
+        else f"answers the same in {100 * best.quality:.2f} % of the cases"
+    )
+    return (
+        f" The fastest, {quote(best.name)}, is {best.raw['speedup']['value']:.2f} times as fast "
+        f"and {lost}."
+    )
+
+
+def _quality(row: Row, summary: Summary) -> str:
+    if not summary.has_labels:
+        return f"the same answer in {100 * row.quality:.2f} % of the cases"
+    points = 100 * abs(row.drop)
+    side = "below" if row.drop > 0 else "above"
+    distance = f"{points:.2f} points {side} it" if points >= 0.005 else "the same as it"
+    return f"{100 * row.quality:.2f} % accuracy, {distance}"
+
+
+def _examples(summary: Summary) -> str:
+    return f"{summary.document['data']['examples']:,} examples"
+
+
+def _load(value: Any) -> str | None:
+    if isinstance(value, list | tuple):
+        return ", ".join(f"{part:.2f}" for part in value)
+    return None if value is None else f"{value:.2f}"
+
+
+def _optional(function: Callable[[Any], str], value: Any) -> str | None:
+    return None if value is None else function(value)
