@@ -27,6 +27,7 @@ from ..accuracy import Predictions, Watch, correctness, predict
 from ..engine_info import EngineInfo
 from ..engine_process import EngineProcess
 from ..latency import race
+from ..subjects import named_subjects
 from .baseline_file import SCHEMA_VERSION, Record, Row, compose, file_digests, parse
 from .guards import check_ids
 
@@ -261,10 +262,12 @@ def record_baseline(
 
     Raises:
         DataError: If the examples have no labels, unknown ones, or ids that are not unique.
+        ArtifactError: If the artifact is damaged.
         ModelError: If the model cannot be opened.
         MeasurementError: If the engine fails, or answers with a value that is not finite.
     """
     check_ids(examples)
+    [subject], _ = named_subjects([directory], directory)
     with EngineProcess(directory, device=device) as engine:
         label_indices(engine.info.labels, examples)
         answers, info = predict(engine, examples, watch=watch), engine.info
@@ -272,6 +275,7 @@ def record_baseline(
     record = Record(
         model=reference_to(directory).digest,
         source=source_of(directory).digest,
+        size_bytes=subject.size_bytes,
         data=examples.digest,
         ids=document_digest(examples.ids),
         labels=info.labels,

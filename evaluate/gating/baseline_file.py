@@ -66,6 +66,7 @@ class Record:
     Attributes:
         model: Digest of the model or artifact that answered.
         source: Digest of the unpruned model that it was made from.
+        size_bytes: Size of its weights or model file.
         data: Digest of the examples' inputs and labels, in order.
         ids: Digest of their ids, in order.
         labels: Class names, in the order of the logits.
@@ -82,6 +83,7 @@ class Record:
 
     model: str
     source: str
+    size_bytes: int
     data: str
     ids: str
     labels: tuple[str, ...]
@@ -227,6 +229,7 @@ def _record(document: dict[str, Any]) -> Record:
     latency = None if document["latency"] is None else _latency(_typed(document, "latency", dict))
     return Record(
         **{name: _typed(document, name, str) for name in ("model", "source", "data", "ids")},
+        size_bytes=_count(document, "size_bytes"),
         labels=labels,
         tokenizer=_mapping(document, "tokenizer", str),
         max_tokens=_count(document, "max_tokens"),
