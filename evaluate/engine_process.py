@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tcompress.data import Examples
 from tcompress.worker_process import WorkerProcess
@@ -19,7 +19,12 @@ class EngineProcess(WorkerProcess):
         device: `cpu` or `cuda`.
         precision: `bf16` or `fp16` to run an encoder in that format; otherwise its plan counts.
         threads: Threads, and CPUs, that it may use; else all that this process may use.
+
+    Attributes:
+        program: The module that serves the engine.
     """
+
+    program: ClassVar[str] = "tcompress.evaluate.worker"
 
     def __init__(
         self,
@@ -31,7 +36,7 @@ class EngineProcess(WorkerProcess):
         threads: int | None = None,
     ) -> None:
         super().__init__(
-            "tcompress.evaluate.worker",
+            self.program,
             name=name or str(directory),
             threads=threads,
             opening={
