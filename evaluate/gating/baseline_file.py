@@ -247,21 +247,26 @@ def _row(row: Any, labels: tuple[str, ...]) -> Row:
     if not isinstance(row, list) or len(row) != 4 or not isinstance(row[3], list):
         msg = "a row must be [id, input, predicted, logits]"
         raise TypeError(msg)
-    *names, numbers = row
-    if not all(isinstance(name, str) for name in names) or names[2] not in labels:
+    name, content, predicted, numbers = row
+    if not (isinstance(name, str) and isinstance(content, str) and predicted in labels):
         msg = "a row's id and input must be strings, its predicted class one of 'labels'"
         raise TypeError(msg)
-    if not all(type(number) in (int, float) for number in numbers) or len(numbers) != len(labels):
-        msg = f"the logits of {names[0][:40]!r} must be {len(labels)} numbers"
+    logits = _logits(name, numbers, len(labels))
+    if logits[labels.index(predicted)] != max(logits):
+        msg = f"the logits of {name[:40]!r} do not give the predicted class"
+        raise ValueError(msg)
+    return Row(name, content, predicted, logits)
+
+
+def _logits(name: str, numbers: list[Any], classes: int) -> tuple[float, ...]:
+    if not all(type(number) in (int, float) for number in numbers) or len(numbers) != classes:
+        msg = f"the logits of {name[:40]!r} must be {classes} numbers"
         raise TypeError(msg)
     logits = tuple(float(number) for number in numbers)
     if max(map(abs, logits)) > _MAX_LOGIT:
-        msg = f"the logits of {names[0][:40]!r} are not finite"
+        msg = f"the logits of {name[:40]!r} are not finite"
         raise ValueError(msg)
-    if logits[labels.index(names[2])] != max(logits):
-        msg = f"the logits of {names[0][:40]!r} do not give the predicted class"
-        raise ValueError(msg)
-    return Row(*names, logits)
+    return logits
 
 
 def _metrics(document: dict[str, Any]) -> dict[str, float]:
