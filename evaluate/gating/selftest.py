@@ -5,7 +5,7 @@ defect is caught where the same gate does not pass it.
 """
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -128,7 +128,13 @@ class SelfTest:
         }
 
 
-def self_test(artifact: Path, examples: Examples, judge: Judge, console: Console) -> SelfTest:
+def self_test(
+    artifact: Path,
+    examples: Examples,
+    judge: Judge,
+    console: Console,
+    defects: Sequence[Defect] = DEFECTS,
+) -> SelfTest:
     """Seed every defect into an artifact and let a gate judge each.
 
     Args:
@@ -136,6 +142,7 @@ def self_test(artifact: Path, examples: Examples, judge: Judge, console: Console
         examples: Labelled examples.
         judge: The gate.
         console: Where to show the progress.
+        defects: What to seed.
 
     Raises:
         DataError: If the examples have no labels, or one that the model does not know.
@@ -150,7 +157,7 @@ def self_test(artifact: Path, examples: Examples, judge: Judge, console: Console
 
     same = judge(sides(clean.logits))
     trials = []
-    for defect in console.track(DEFECTS, "selftest: seeding defects"):
+    for defect in console.track(defects, "selftest: seeding defects"):
         console.say(f"selftest: {defect.name} ({defect.story})")
         trials.append(_try(defect, artifact, examples, clean, lambda logits: judge(sides(logits))))
     return SelfTest(

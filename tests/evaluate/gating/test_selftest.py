@@ -13,7 +13,7 @@ from tcompress.data import Columns, read_examples
 from tcompress.encoder import open_encoder
 from tcompress.evaluate.gating.defects import DEFECTS, damage_answers, damage_inputs
 from tcompress.evaluate.gating.gate import judge_sides
-from tcompress.evaluate.gating.selftest import Outcome, self_test
+from tcompress.evaluate.gating.selftest import Outcome, SelfTest, self_test
 from tcompress.evaluate.noninferiority import Verdict
 
 QUIET = Console(quiet=True)
@@ -21,6 +21,12 @@ QUIET = Console(quiet=True)
 
 def selftest(*arguments: str | Path) -> Result:
     return CliRunner().invoke(cli, ["gate", "selftest", "--quiet", *map(str, arguments)])
+
+
+def judged_at(max_drop: float, artifact: Path, data: Path, *names: str) -> SelfTest:
+    examples = read_examples(data, Columns())
+    defects = [defect for defect in DEFECTS if defect.name in names]
+    return self_test(artifact, examples, lambda s: judge_sides(s, max_drop), QUIET, defects)
 
 
 @pytest.fixture(scope="module")
@@ -51,28 +57,22 @@ def test_an_exported_file_is_damaged_in_a_copy(
 ) -> None:
     weight = np.random.default_rng(1).standard_normal((4, 3))
     artifact = write_onnx(source, tmp_path / "onnx", weight)
-    found = selftest(artifact.directory, "--data", labelled, "--json")
-    outcomes = {t["defect"]: t["outcome"] for t in json.loads(found.stdout)["trials"]}
-    assert outcomes["permuted labels"] == outcomes["not finite"] == "caught"
+    found = judged_at(0.02, artifact.directory, labelled, "zeroed layer", "permuted labels")
     # This file has no layers, so zeroing the first one changes nothing.
-    assert outcomes["zeroed layer"] == "harmless here"
+    assert [trial.outcome for trial in found.trials] == [Outcome.HARMLESS, Outcome.CAUGHT]
     assert artifact.faults() == []
 
 
 def test_a_blind_gate_is_found_out(source: Path, labelled: Path) -> None:
-    examples = read_examples(labelled, Columns())
-    found = self_test(source, examples, lambda sides: judge_sides(sides, 0.99), QUIET)
+    found = judged_at(0.99, source, labelled, "broken scale")
     assert (found.verdict, found.exit_code) == (Verdict.REGRESSION, 3)
-    assert found.headline().startswith("FAIL: identity is pass; of ")
-    assert "missed" in found.headline()
-    missed = {trial.defect for trial in found.trials if trial.outcome is Outcome.MISSED}
-    assert "broken scale" in missed
+    assert found.headline() == "FAIL: identity is pass; of 1 defects 1 missed"
 
 
 def test_too_few_examples_for_identity_are_inconclusive(source: Path, data: Path) -> None:
-    found = selftest(source, "--data", data, "--max-drop", "0.01")
-    assert found.exit_code == 4, found.output
-    assert "identity itself cannot pass" in found.stdout
+    found = judged_at(0.01, source, data, "permuted labels")
+    assert found.exit_code == 4
+    assert "identity itself cannot pass" in found.headline()
 
 
 def test_text_inputs_change_places_and_tokens_shift() -> None:
