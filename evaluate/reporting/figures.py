@@ -11,6 +11,7 @@ from .summary import Row, Setting, Summary, shortened
 from .wording import format_ms, setting_words
 
 _MOST_PICTURES = 4
+_MOST_SETTINGS = 20
 _MOST_LINES = 6
 _MOST_EARLIER = 12
 _CELLS_WITHOUT_PICTURE = 1200
@@ -68,13 +69,13 @@ class Mix:
 
 
 def planes(summary: Summary) -> list[Plane]:
-    """Return a plane for every setting; those beyond the first few have a table only.
+    """Return a plane for the first settings; beyond the first few they have a table only.
 
     Args:
         summary: The document.
     """
     found = []
-    for number, setting in enumerate(summary.settings):
+    for number, setting in enumerate(summary.settings[:_MOST_SETTINGS]):
         rows, front = summary.rows_at(setting), summary.front_at(setting)
         earlier = [row for row in summary.earlier if row.setting == setting][:_MOST_EARLIER]
         drawn = len(rows) + len(earlier) > 1 and number < _MOST_PICTURES
@@ -151,7 +152,7 @@ def shape_tables(summary: Summary) -> list[ShapeTable]:
     """
     tables = []
     for number, device in enumerate(dict.fromkeys(s[0] for s in summary.settings)):
-        settings = sorted(s for s in summary.settings if s[0] == device)
+        settings = sorted(s for s in summary.settings if s[0] == device)[:_MOST_SETTINGS]
         if len(settings) < 2:
             continue
         at = {(row.raw["artifact"], row.setting): row for row in summary.rows}

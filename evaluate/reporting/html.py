@@ -31,6 +31,7 @@ from .wording import (
 
 _TEMPLATE = "report.html.j2"
 _MOST_LINES = 40
+_MOST_ROWS = 100
 _MOST_FLIP_GROUPS = 6
 _MOST_OPERATORS = 12
 _FILTERS: dict[str, Callable[..., Any]] = {
@@ -84,6 +85,11 @@ class View:
         others = [row for row in self.summary.rows if not row.is_baseline]
         found = self.summary.candidate or self.summary.compressed
         return found or (others[-1] if others else None)
+
+    @property
+    def rows(self) -> list[Row]:
+        """Measurements of the long tables; the others are in the JSON."""
+        return list(self.summary.rows[:_MOST_ROWS])
 
     @property
     def classes(self) -> list[dict[str, Any]]:

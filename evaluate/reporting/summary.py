@@ -105,10 +105,9 @@ class Row:
     @property
     def latency_interval_ms(self) -> tuple[float, float]:
         """Interval of the speed-up, as milliseconds around the median."""
-        speedup, middle = self.raw["speedup"], self.latency_ms
-        return middle * speedup["value"] / speedup["high"], middle * speedup["value"] / speedup[
-            "low"
-        ]
+        speedup = self.raw["speedup"]
+        baseline_ms = self.latency_ms * speedup["value"]
+        return baseline_ms / speedup["high"], baseline_ms / speedup["low"]
 
     @property
     def quality(self) -> float:
@@ -148,7 +147,7 @@ class Row:
         if self.is_baseline or not self.is_timed:
             return False
         speedup = self.raw["speedup"]
-        return bool(speedup.get("verdict", "faster") == "faster" and speedup["low"] > 1)
+        return bool(speedup.get("verdict") in (None, "faster") and speedup["low"] > 1)
 
     @property
     def is_timed(self) -> bool:

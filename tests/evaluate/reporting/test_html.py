@@ -176,6 +176,14 @@ def test_page_of_a_large_encoder_is_small(
     assert len(render_html(document).encode()) < 500_000
 
 
+def test_page_of_hundreds_of_measurements_is_small(full: Document):
+    first = full["measurements"][:5]
+    full["measurements"] = [e | {"tokens": n} for n in range(8, 108) for e in first]
+    html = render_html(full)
+    assert len(html.encode()) < 500_000
+    assert "the others are in report.json" in html
+
+
 def test_data_without_labels_have_a_page(document: Document, parse_page: type):
     for entry, agreement in zip(document["measurements"], (1, 0.97, 0.995, 0.98, 0.5), strict=True):
         entry |= {"metrics": {"agreement": agreement}, "accuracy_interval": None}

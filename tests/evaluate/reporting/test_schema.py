@@ -30,7 +30,15 @@ def test_published_schema_is_a_schema():
 def test_what_evaluate_writes_keeps_the_schema(
     workspace: Workspace, faults: Callable[[Document], list[str]]
 ):
-    shared = ["--workspace", str(workspace.directory), "--budget-s", "0.5", "--device", "cpu", "--quiet"]
+    shared = [
+        "--workspace",
+        str(workspace.directory),
+        "--budget-s",
+        "0.5",
+        "--device",
+        "cpu",
+        "--quiet",
+    ]
     result = CliRunner().invoke(cli, ["evaluate", *shared])
     assert result.exit_code == 0, result.output
     written = json.loads((workspace.report_directory / "report.json").read_text())
