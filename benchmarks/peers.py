@@ -37,10 +37,11 @@ from tcompress.compress.judging import mean_divergence
 from tcompress.console import Console
 from tcompress.encoder import CONFIG_FILE
 from tcompress.errors import MeasurementError, TcompressError
-from tcompress.evaluate.accuracy import BATCH_SIZE, Predictions, judge
+from tcompress.evaluate.accuracy import BATCH_SIZE, Predictions
 from tcompress.evaluate.latency import Race, race
 from tcompress.evaluate.measurement import Latency
 from tcompress.evaluate.noninferiority import damage_bounds
+from tcompress.evaluate.quality import judge
 from tcompress.machine import describe_machine, usable_cpus
 from tcompress.preprocessing import Batch, Encoded
 from tcompress.worker_process import WorkerProcess

@@ -1,4 +1,4 @@
-"""How good an artifact's answers are, asked on its own engine, beside the baseline's."""
+"""An artifact's answers to examples, asked on its own engine."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -6,15 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import log_softmax
 
 from tcompress.data import Examples
 from tcompress.encoder import label_indices
 from tcompress.errors import MeasurementError
 
 from .engine_process import EngineProcess
-from .measurement import Quality
-from .noninferiority import PairedCounts
-from .statistics import accuracy_interval
 
 # Examples of similar length share a batch. It is fixed, as dynamic int8 scales per batch.
 BATCH_SIZE = 32
@@ -31,11 +29,13 @@ class Predictions:
         logits: `(examples, labels)` float32, in the order of the examples.
         labels: Class names, in the order of the logits.
         truncated: How many examples were longer than the model's positions.
+        tokens: Tokens of each example after truncation, `(examples,)`; None where not known.
     """
 
     logits: npt.NDArray[np.float32]
     labels: tuple[str, ...]
     truncated: int
+    tokens: npt.NDArray[np.int64] | None = None
 
     @property
     def classes(self) -> npt.NDArray[np.int64]:
@@ -47,6 +47,12 @@ class Predictions:
     def names(self) -> npt.NDArray[np.str_]:
         """Predicted class per example, by name."""
         return np.asarray(self.labels)[self.classes]
+
+    @property
+    def log_probabilities(self) -> npt.NDArray[np.float64]:
+        """Logarithm of each class's probability, `(examples, labels)`."""
+        found: npt.NDArray[np.float64] = log_softmax(self.logits.astype(np.float64), axis=1)
+        return found
 
 
 def run_predictions(
@@ -109,7 +115,7 @@ def predict(
     if bad and require_finite:
         msg = f"{engine.name}: {bad} of {len(examples)} answers are not finite; it is broken"
         raise MeasurementError(msg)
-    return Predictions(logits, labels, truncated)
+    return Predictions(logits, labels, truncated, engine.tokens())
 
 
 def correctness(predictions: Predictions, examples: Examples) -> npt.NDArray[np.bool_]:
@@ -128,34 +134,3 @@ def correctness(predictions: Predictions, examples: Examples) -> npt.NDArray[np.
     truth = label_indices(predictions.labels, examples).numpy()
     right: npt.NDArray[np.bool_] = predictions.classes == truth
     return right
-
-
-def judge(predictions: Predictions, baseline: Predictions, examples: Examples) -> Quality:
-    """Compute the metrics of a candidate, in pairs with the baseline's answers.
-
-    Args:
-        predictions: The candidate's answers.
-        baseline: The baseline's answers to the same examples.
-        examples: The examples; without labels, agreement with the baseline is all there is.
-
-    Raises:
-        DataError: If a label is not known to one of the models.
-    """
-    if examples.labels is None:
-        agreement = float(np.mean(predictions.names == baseline.names))
-        return Quality({"agreement": agreement})
-    right = correctness(predictions, examples)
-    pairs = PairedCounts.from_correct(correctness(baseline, examples), right)
-    interval = accuracy_interval(int(right.sum()), len(examples))
-    truth = label_indices(predictions.labels, examples).numpy()
-    return Quality(_metrics(truth, predictions.classes), interval, pairs)
-
-
-def _metrics(truth: npt.NDArray[np.int64], found: npt.NDArray[np.int64]) -> dict[str, float]:
-    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
-
-    return {
-        "accuracy": float(accuracy_score(truth, found)),
-        "macro_f1": float(f1_score(truth, found, average="macro", zero_division=0)),
-        "mcc": float(matthews_corrcoef(truth, found)),
-    }

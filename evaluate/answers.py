@@ -16,12 +16,13 @@ import numpy as np
 from tcompress.artifact import Artifact, is_artifact, write_text_atomically
 from tcompress.data import Examples
 from tcompress.digests import document_digest
+from tcompress.errors import DataError
 from tcompress.machine import cpu_features, gpu_name, library_versions, usable_cpus
 from tcompress.workspace import reference_to
 
 from .accuracy import Predictions
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -98,17 +99,10 @@ class AnswerBook:
         """
         key = question.key()
         try:
-            head, *lines = self._path(key).read_text(encoding="utf-8").splitlines()
-            header = json.loads(head)
-            labels, truncated = tuple(header.pop("labels")), int(header.pop("truncated"))
-            rows = [json.loads(line) for line in lines]
-            logits = np.asarray([row["logits"] for row in rows], dtype=np.float32)
-            fits = header == key and [row["id"] for row in rows] == list(examples.ids)
+            found, answers, kept = _parse(self._path(key))
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        if not fits or logits.shape != (len(examples), len(labels)):
-            return None
-        return Predictions(logits, labels, truncated)
+        return answers if found == key and kept.ids == examples.ids else None
 
     def keep(self, question: Question, examples: Examples, answers: Predictions) -> None:
         """Keep answers, unless one of them is not finite.
@@ -127,6 +121,50 @@ class AnswerBook:
         return self.directory / f"{document_digest(key)[:24]}.jsonl"
 
 
+def read_answers(path: Path, like: Examples | None = None) -> tuple[Predictions, Examples]:
+    """Read kept answers.
+
+    Args:
+        path: A file of an `AnswerBook`.
+        like: Examples that the answers must be to, by id and label; None for any.
+
+    Returns:
+        The answers, and the examples without their inputs.
+
+    Raises:
+        DataError: If the file is missing or damaged, or answers other examples.
+    """
+    try:
+        _, answers, examples = _parse(path)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        msg = f"{path}: no kept answers that can be read ({error}); run `tcompress evaluate` again"
+        raise DataError(msg) from error
+    if like is not None and (like.ids, like.labels) != (examples.ids, examples.labels):
+        msg = f"{path}: answers other examples than {like.origin}; compare files of one evaluation"
+        raise DataError(msg)
+    return answers, examples
+
+
+def _parse(path: Path) -> tuple[dict[str, Any], Predictions, Examples]:
+    """Return the question, the answers and the examples of a file; raises many kinds."""
+    head, *lines = path.read_text(encoding="utf-8").splitlines()
+    header, rows = json.loads(head), [json.loads(line) for line in lines]
+    labels, truncated = tuple(header.pop("labels")), int(header.pop("truncated"))
+    logits = np.asarray([row["logits"] for row in rows], dtype=np.float32)
+    if logits.shape != (len(rows), len(labels)) or not rows:
+        msg = f"logits must have shape (examples, labels), got {logits.shape}"
+        raise ValueError(msg)
+    tokens, names = ([row[key] for row in rows] for key in ("tokens", "label"))
+    examples = Examples(
+        origin=str(path),
+        ids=tuple(row["id"] for row in rows),
+        labels=None if None in names else tuple(names),
+        slices={name: tuple(row["slices"][name] for row in rows) for name in rows[0]["slices"]},
+    )
+    known = None if None in tokens else np.asarray(tokens, dtype=np.int64)
+    return header, Predictions(logits, labels, truncated, known), examples
+
+
 def _lines(key: dict[str, Any], answers: Predictions, examples: Examples) -> Iterator[str]:
     header = {"labels": list(answers.labels), "truncated": answers.truncated}
     yield json.dumps(key | header, sort_keys=True)
@@ -136,5 +174,7 @@ def _lines(key: dict[str, Any], answers: Predictions, examples: Examples) -> Ite
             "label": None if examples.labels is None else examples.labels[i],
             "predicted": str(name),
             "logits": [float(value) for value in logits],
+            "tokens": None if answers.tokens is None else int(answers.tokens[i]),
+            "slices": {column: values[i] for column, values in examples.slices.items()},
         }
         yield json.dumps(line)

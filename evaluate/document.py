@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from tcompress.data import Examples
 from tcompress.machine import describe_machine
 
 from .measurement import Measurement, Subject
+from .slices import slice_notes
 from .subjects import BASELINE
 from .tradeoff import NoiseFloor, Settings, measure_tradeoff
 
@@ -77,7 +79,8 @@ def measure_document(
         "gpu": gpu,
         "measurements": [measurement.to_json() for measurement in measured],
         "heads": None if scores_file is None else head_map(scores_file, measured),
-        "notes": [*notes, *tradeoff.notes],
+        "flipped": _flipped(measured),
+        "notes": [*notes, *slice_notes(examples), *tradeoff.notes],
     }
 
 
@@ -102,6 +105,18 @@ def head_map(scores_file: Path, measurements: Sequence[Measurement]) -> dict[str
         return None
     kept = [list(layer.heads) for layer in plan.layers]
     return {"criterion": criterion, "scores": scores, "kept": kept}
+
+
+def _flipped(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
+    """Return what flipped in each artifact, as measured first: at one shape, on one device."""
+    first: dict[str, Measurement] = {}
+    for measurement in measurements:
+        first.setdefault(measurement.subject.name, measurement)
+    return [
+        {"artifact": name} | asdict(flip)
+        for name, measurement in first.items()
+        for flip in measurement.quality.flipped
+    ]
 
 
 def _noise(floors: Sequence[NoiseFloor]) -> dict[str, Any]:

@@ -4,6 +4,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+import numpy.typing as npt
+
 from tcompress.data import Examples
 from tcompress.worker_process import WorkerProcess
 
@@ -73,6 +76,14 @@ class EngineProcess(WorkerProcess):
         """
         batches, truncated = self.ask("encode", examples=examples, size=size)
         return int(batches), int(truncated)
+
+    def tokens(self) -> npt.NDArray[np.int64]:
+        """Return the length of each example that was handed over, after truncation.
+
+        Raises:
+            MeasurementError: If the process failed.
+        """
+        return np.asarray(self.ask("tokens"), dtype=np.int64)
 
     def predict(self, indices: Iterable[int]) -> Iterator[tuple[list[int], Any]]:
         """Answer batches of the examples that were handed over.

@@ -10,7 +10,7 @@ import numpy as np
 from tcompress.plan import CompressionPlan
 
 from .engine_info import EngineInfo
-from .noninferiority import PairedCounts
+from .quality import Quality
 from .statistics import Interval, ratio_interval
 
 # A percentile is shown from so many samples on that its 95 % interval lies inside the sample.
@@ -129,36 +129,6 @@ class Speedup:
     def to_json(self) -> dict[str, Any]:
         """Return value, bounds, confidence and number of blocks."""
         return {"value": self.value} | asdict(self.interval) | {"blocks": self.blocks}
-
-
-@dataclass(frozen=True)
-class Quality:
-    """How good the answers are, and what became of the baseline's.
-
-    Attributes:
-        metrics: `accuracy`, `macro_f1` and `mcc`; without labels `agreement` with the baseline.
-        interval: Interval of the accuracy; None without labels.
-        pairs: Right and wrong answers beside the baseline's; None without labels.
-    """
-
-    metrics: dict[str, float]
-    interval: Interval | None = None
-    pairs: PairedCounts | None = None
-
-    @property
-    def accuracy_drop(self) -> float | None:
-        """Accuracy of the baseline minus this one, a fraction; positive is worse."""
-        return None if self.pairs is None else self.pairs.damage
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the metrics, the interval, the drop and the flips."""
-        interval, pairs = self.interval, self.pairs
-        return {
-            "metrics": self.metrics,
-            "accuracy_interval": None if interval is None else asdict(interval),
-            "accuracy_drop": self.accuracy_drop,
-            "flips": None if pairs is None else {"lost": pairs.lost, "gained": pairs.gained},
-        }
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,14 @@
-"""Intervals of what is measured: of an accuracy, and of the median of latency ratios."""
+"""Intervals of what is measured: of accuracies and other metrics, of ratios of latencies."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
+
+# Numbers of drawn tables that are in memory at a time.
+_NUMBERS_AT_ONCE = 2**22
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,59 @@ def ratio_interval(
     tail = (1 - confidence) / 2
     low, high = np.quantile(np.median(drawn, axis=1), [tail, 1 - tail])
     return median, Interval(float(low), float(high), confidence)
+
+
+def bootstrap_intervals(
+    counts: NDArray[np.float64],
+    metrics: Mapping[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]],
+    confidence: float = 0.95,
+    seed: int = 0,
+    resamples: int = 2000,
+) -> dict[str, Interval]:
+    """Bound metrics of a confusion table, by a percentile bootstrap over its examples.
+
+    Examples in one cell of the table are alike, so instead of examples the table itself is drawn;
+    it is multinomial. Where a metric has one value in all drawn tables, as when every answer is
+    right, the interval is that point with confidence 0: the bootstrap knows nothing then.
+
+    Args:
+        counts: Examples per cell, of any shape, none negative and not all 0.
+        metrics: Functions of tables, `(resamples, *counts.shape)`, to values, `(resamples,)`.
+        confidence: Two-sided, between 0 and 1.
+        seed: Seed of the resampling; equal input gives equal output.
+        resamples: Number of bootstrap samples.
+
+    Returns:
+        The interval of each metric, by name.
+
+    Raises:
+        ValueError: If `confidence` is outside (0, 1).
+    """
+    check_open_unit("confidence", confidence)
+    tail, values = (1 - confidence) / 2, {name: np.empty(resamples) for name in metrics}
+    done = 0
+    for tables in _resampled(counts, resamples, seed):
+        for name, metric in metrics.items():
+            values[name][done : done + len(tables)] = metric(tables)
+        done += len(tables)
+    bounds = {name: np.quantile(drawn, [tail, 1 - tail]) for name, drawn in values.items()}
+    return {
+        name: Interval(float(low), float(high), confidence if low < high else 0.0)
+        for name, (low, high) in bounds.items()
+    }
+
+
+def _resampled(
+    counts: NDArray[np.float64], resamples: int, seed: int
+) -> Iterator[NDArray[np.float64]]:
+    """Yield tables as `counts` by the stack, `(some, *counts.shape)`, `resamples` in all."""
+    rng, cells = np.random.default_rng(seed), np.flatnonzero(counts)
+    total, at_once = counts.sum(), max(1, _NUMBERS_AT_ONCE // counts.size)
+    for start in range(0, resamples, at_once):
+        size = min(at_once, resamples - start)
+        tables = np.zeros((size, counts.size))
+        tables[:, cells] = rng.multinomial(int(total), counts.flat[cells] / total, size)
+        yield tables.reshape(size, *counts.shape)
 
 
 def check_open_unit(name: str, value: float) -> None:

@@ -16,12 +16,13 @@ from tcompress.console import Console
 from tcompress.data import Examples
 from tcompress.plan import CompressionPlan
 
-from .accuracy import Predictions, Watch, judge, predict
+from .accuracy import Predictions, Watch, predict
 from .answers import AnswerBook, Question
 from .engine_info import EngineInfo
 from .engine_process import EngineProcess
 from .latency import FEWEST_ROUNDS, Race, race
-from .measurement import Latency, Measurement, Quality, Speedup, Subject
+from .measurement import Latency, Measurement, Speedup, Subject
+from .quality import Quality, judge
 
 _CONTROL = "the baseline again"
 _USUAL_TOKENS = 128
@@ -271,9 +272,8 @@ def _answers(
         precision=entrant.precision,
         threads=engine.info.threads,
     )
-    if (kept := book.find(question, examples)) is not None:
-        return kept
-    answers = predict(engine, examples, watch=watch)
+    answers = book.find(question, examples) or predict(engine, examples, watch=watch)
+    # Those that were found too: the examples may have other slices than they had then.
     book.keep(question, examples, answers)
     return answers
 

@@ -75,6 +75,10 @@ class Worker:
         self._batches = [positions for positions, _ in self._encoded.batches(size)]
         return len(self._batches), self._encoded.truncated
 
+    def tokens(self) -> Any:
+        """Return the length of each prepared example, `(examples,)` int64."""
+        return _known(self._encoded).lengths
+
     def predict(self, index: int) -> tuple[list[int], Any]:
         """Answer one batch of the prepared examples.
 

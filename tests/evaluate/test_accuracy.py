@@ -8,8 +8,9 @@ from tcompress.artifact import Artifact
 from tcompress.data import Columns, Examples, read_examples
 from tcompress.encoder import open_encoder
 from tcompress.errors import ArtifactError, DataError, MeasurementError
-from tcompress.evaluate.accuracy import Predictions, judge, predict, run_predictions
+from tcompress.evaluate.accuracy import Predictions, predict, run_predictions
 from tcompress.evaluate.engine_process import EngineProcess
+from tcompress.evaluate.quality import judge
 
 WEIGHT = np.random.default_rng(1).standard_normal((4, 3))
 
