@@ -361,6 +361,7 @@ def _config_from(document: dict[str, Any]) -> WorkspaceConfig:
         msg = f"schema_version must be {SCHEMA_VERSION}, got {version!r}"
         raise ValueError(msg)
     data = document.pop("data", {})
+    document.pop("gate", None)  # read by the gate alone
     _check_keys("[data]", data, DataConfig)
     _check_keys("the file", document, WorkspaceConfig)
     _check_slices(data)

@@ -1,32 +1,97 @@
 """The `gate` command."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
+from tcompress.lazy_group import LazyGroup
 from tcompress.options import (
     CONTEXT,
     DIRECTORY,
+    FILE,
     Common,
     DataOptions,
     common_options,
     judged_data_options,
+    refuse_typed,
 )
 
 if TYPE_CHECKING:
     from tcompress.console import Console
     from tcompress.workspace import Workspace
 
-    from .verdict import GateReport
+    from .policy import Policy
+    from .verdict import Check, GateReport
 
 
-@click.command(context_settings=CONTEXT, short_help="Judge a compressed model by exit code.")
+class GateGroup(LazyGroup):
+    """`gate`, and the commands around it."""
+
+    members: ClassVar = {
+        "plan": "tcompress.evaluate.gating.plan_command:plan",
+        "record": "tcompress.evaluate.gating.record_command:record",
+        "selftest": "tcompress.evaluate.gating.selftest_command:selftest",
+    }
+
+
+_FRACTION = click.FloatRange(0, 1, min_open=True, max_open=True)
+_POSITIVE = click.FloatRange(0, min_open=True)
+_COUNT = click.IntRange(min=1)
+
+
+@click.group(
+    cls=GateGroup,
+    invoke_without_command=True,
+    context_settings=CONTEXT,
+    short_help="Judge a compressed model by exit code.",
+)
+@click.option(
+    "--policy",
+    "policy_file",
+    type=FILE,
+    help="File with the limits; else tcompress-gate.toml here or in the workspace, else [gate] "
+    "in its tcompress.toml. Options override it.",
+)
+@click.option("--metric", help="The task's metric.  [default: accuracy]")
 @click.option(
     "--max-drop",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="Smallest drop in accuracy that is not acceptable, a fraction (0.01 is one point); "
+    type=_FRACTION,
+    help="Smallest drop of the metric that is not acceptable, a fraction (0.01 is one point); "
     "else the workspace's max_drop.",
+)
+@click.option(
+    "--min-retained",
+    metavar="SHARE",
+    help="Instead: part of the baseline's metric to keep, such as 99%, 99.9% or 0.98.",
+)
+@click.option("--max-class-drop", type=_FRACTION, help="The same for the recall of every class.")
+@click.option("--max-slice-drop", type=_FRACTION, help="The same for every --slice-column's value.")
+@click.option("--max-flip-rate", type=_FRACTION, help="Most answers that turn right or wrong.")
+@click.option("--max-divergence", type=_POSITIVE, help="Largest mean divergence, in nats.")
+@click.option("--min-agreement", type=_FRACTION, help="Fewest answers that are the baseline's.")
+@click.option("--min-speedup", type=_POSITIVE, help="Least speed-up over the baseline.")
+@click.option("--max-latency-ratio", type=_POSITIVE, help="Most of the baseline's latency.")
+@click.option("--min-throughput-ratio", type=_POSITIVE, help="Least gain in throughput.")
+@click.option("--max-load-ms", type=_POSITIVE, help="Longest start of a process, answer included.")
+@click.option("--max-size-bytes", type=_COUNT, help="Largest model file.")
+@click.option("--max-size-ratio", type=_POSITIVE, help="Most of the baseline's size.")
+@click.option("--max-memory-bytes", type=_COUNT, help="Most memory of the engine's process.")
+@click.option("--max-memory-ratio", type=_POSITIVE, help="Most of the baseline's memory.")
+@click.option("--batch", type=_COUNT, help="Examples per timed call.  [default: 1]")
+@click.option("--tokens", type=_COUNT, help="Tokens per timed example; else 128, or the longest.")
+@click.option("--budget-s", type=_POSITIVE, help="Seconds for the timing.  [default: 12]")
+@click.option(
+    "--alpha",
+    type=click.FloatRange(0, 0.5, min_open=True, max_open=True),
+    help="Error probability of a wrong pass and of a wrong regression.  [default: 0.05]",
+)
+@click.option("--min-examples", type=_COUNT, help="Fewer examples are inconclusive.")
+@click.option(
+    "--on-inconclusive",
+    type=click.Choice(("fail", "warn")),
+    help="What an inconclusive verdict does; warn ends with 0.  [default: fail]",
 )
 @click.option(
     "--baseline",
@@ -39,74 +104,92 @@ if TYPE_CHECKING:
     type=DIRECTORY,
     help="What to judge; else the workspace's newest export, else its newest artifact.",
 )
-@click.option(
-    "--alpha",
-    type=click.FloatRange(0, 0.5, min_open=True, max_open=True),
-    default=0.05,
-    help="Error probability of a wrong pass and of a wrong regression.",
-)
+@click.option("--device", type=click.Choice(("cpu", "cuda")), default="cpu", help="Where to ask.")
 @click.option("--fresh", is_flag=True, help="Ask again, even where evaluate kept the answers.")
 @judged_data_options
 @common_options
 @click.pass_context
 def gate(
     ctx: click.Context,
-    max_drop: float | None,
+    policy_file: Path | None,
     baseline: Path | None,
     candidate: Path | None,
-    alpha: float,
+    device: str,
     fresh: bool,
     data: DataOptions,
     common: Common,
+    **limits: Any,
 ) -> None:
     """Judge by exit code whether a compressed model is still good enough.
 
     Baseline and candidate answer the test split, each on its own engine. The gate passes only if
-    the examples prove that accuracy dropped by less than the limit.
+    the examples prove that accuracy dropped by less than the limit, and every other limit holds.
 
     \b
     Exit codes:
-      0  pass          the drop is below the limit
-      3  regression    the drop reaches the limit, or the candidate is broken
-      4  inconclusive  too few examples to tell
+      0  pass          every limit is proved to hold
+      3  regression    a limit is proved to be broken, or the candidate is
+      4  inconclusive  not enough evidence to tell
 
     \b
     Example:
       tcompress gate --max-drop 0.01
+      tcompress gate --min-retained 99% --min-speedup 1.5
       tcompress gate --max-drop 0.02 --candidate artifacts/export/onnx --data held-out.csv
+      tcompress gate plan --max-drop 0.01
     """
-    from tcompress.stages import DataSource, optional_workspace
+    if ctx.invoked_subcommand is not None:
+        refuse_typed([*ctx.params], f"goes behind `gate {ctx.invoked_subcommand}`")
+        return
+
+    from tcompress.stages import DataSource, optional_workspace, seed_of
 
     from ..answers import AnswerBook
     from .gate import gate as judge
 
+    console = common.console
     named = (baseline, candidate, data.data)
     workspace = optional_workspace(common, needed=None in named)
+    policy = _policy(
+        workspace, policy_file, {**limits, "slice_columns": data.slice_columns}, console
+    )
+    data = replace(data, slice_columns=policy.slice_columns)
     examples = DataSource(workspace, data).held_out_examples()
-    if max_drop is None:
-        max_drop = _max_drop(workspace)
     if candidate is None:
-        candidate = _newest(workspace, common.console)
-    if baseline is None:
-        baseline = _model(workspace)
+        candidate = newest_candidate(workspace, console)
     report = judge(
-        baseline,
+        _model(workspace) if baseline is None else baseline,
         candidate,
         examples,
-        max_drop=max_drop,
-        console=common.console,
-        alpha=alpha,
+        policy=policy,
+        console=console,
+        device=device,
         book=None if fresh or workspace is None else AnswerBook(workspace.answers_directory),
+        seed=seed_of(common, workspace),
     )
-    _show(common.console, report)
+    report = replace(report, notes=report.notes + _export_notes(workspace, candidate))
+    _show(console, report)
     ctx.exit(report.exit_code)
 
 
-def _max_drop(workspace: "Workspace | None") -> float:
-    if workspace is None:
-        msg = "without a workspace, say which drop is not acceptable by --max-drop"
-        raise click.UsageError(msg)
-    return workspace.config.max_drop
+def _policy(
+    workspace: "Workspace | None",
+    named: Path | None,
+    limits: dict[str, Any],
+    console: "Console",
+) -> "Policy":
+    """Put the policy together: the workspace's limit, then the file's, then what was typed."""
+    from .policy import find_policy, make_policy, read_values
+
+    directory = None if workspace is None else workspace.directory
+    path = find_policy(named, directory)
+    if path is not None:
+        console.say(f"gate: the limits are those in {path}")
+    return make_policy(
+        {} if workspace is None else {"max_drop": workspace.config.max_drop},
+        {} if path is None else read_values(path),
+        limits,
+    )
 
 
 def _model(workspace: "Workspace | None") -> Path:
@@ -118,8 +201,16 @@ def _model(workspace: "Workspace | None") -> Path:
     return workspace.model_directory
 
 
-def _newest(workspace: "Workspace | None", console: "Console") -> Path:
-    """Return the newest export of the workspace's model, or else its newest artifact."""
+def newest_candidate(workspace: "Workspace | None", console: "Console") -> Path:
+    """Return the newest export of the workspace's model, or else its newest artifact.
+
+    Args:
+        workspace: The workspace, or None.
+        console: Where to say what was chosen.
+
+    Raises:
+        RequestError: If there is none.
+    """
     from tcompress.artifact import ENCODER_KIND
     from tcompress.errors import RequestError
 
@@ -144,6 +235,23 @@ def _newest(workspace: "Workspace | None", console: "Console") -> Path:
     return chosen.directory
 
 
+def _export_notes(workspace: "Workspace | None", candidate: Path) -> tuple[str, ...]:
+    """Say that an encoder is judged in PyTorch although a file was exported from it."""
+    from tcompress.artifact import ENCODER_KIND
+    from tcompress.workspace import made_from
+
+    if workspace is None:
+        return ()
+    exports = [
+        artifact.directory
+        for artifact in workspace.artifacts()
+        if artifact.manifest.kind != ENCODER_KIND and made_from(artifact.directory, candidate)
+    ]
+    if not exports:
+        return ()
+    return (f"this is the encoder in PyTorch; what was exported from it is {exports[-1]}",)
+
+
 def _show(console: "Console", report: "GateReport") -> None:
     if console.as_json:
         console.show_json(report.to_json())
@@ -151,15 +259,7 @@ def _show(console: "Console", report: "GateReport") -> None:
     console.show(report.headline())
     console.table(
         ("check", "verdict", "estimate", "bound", "limit", "n"),
-        [
-            (
-                check.name,
-                check.verdict.value,
-                *(f"{100 * value:.2f} %" for value in (check.estimate, check.bound, check.limit)),
-                f"{check.n:,}",
-            )
-            for check in report.checks
-        ],
+        [(check.name, check.verdict.value, *_cells(check)) for check in report.checks],
     )
     counts = report.facts["counts"]
     console.show(
@@ -167,3 +267,8 @@ def _show(console: "Console", report: "GateReport") -> None:
     )
     for line in (*report.advice, *(f"Note: {note}." for note in report.notes)):
         console.show(line)
+
+
+def _cells(check: "Check") -> list[str]:
+    numbers = (check.estimate, check.bound, check.limit)
+    return [*(check.unit.text(number) for number in numbers), f"{check.n:,}"]

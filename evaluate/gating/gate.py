@@ -5,28 +5,42 @@ only if the examples prove that the task's metric dropped by less than the limit
 `noninferiority` for the test.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from tcompress.artifact import Manifest, is_artifact
 from tcompress.console import Console
 from tcompress.data import Examples
 from tcompress.encoder import label_indices
-from tcompress.errors import ModelError
+from tcompress.errors import ModelError, RequestError
+from tcompress.machine import cpu_features
 from tcompress.workspace import source_of
 
 from ..accuracy import Predictions, predict
 from ..answers import AnswerBook, Question
 from ..engine_process import EngineProcess
-from ..noninferiority import Verdict
+from ..noninferiority import (
+    PairedCounts,
+    Verdict,
+    damage_bounds,
+    mcnemar_exact,
+    provable_margin,
+    required_examples,
+)
 from ..subjects import saturation_notes
 from .baseline import Baseline, is_recorded
 from .guards import check_guards, check_ids, repeated_inputs_notes, too_few_words
-from .quality import accuracy_advice, accuracy_facts, check_accuracy
+from .independence import check_independent
+from .planning import POWER, advice
+from .policy import Policy
+from .quality import check_accuracy
+from .resources import Bench, check_measurable, check_resources
 from .sides import Sides
-from .verdict import GateReport
+from .verdict import Check, GateReport, Unit
 
 
 def gate(
@@ -34,11 +48,11 @@ def gate(
     candidate: Path,
     examples: Examples,
     *,
-    max_drop: float,
+    policy: Policy,
     console: Console,
-    alpha: float = 0.05,
     device: str = "cpu",
     book: AnswerBook | None = None,
+    seed: int = 0,
 ) -> GateReport:
     """Ask a baseline and a candidate, each on its own engine, and judge the candidate.
 
@@ -46,31 +60,28 @@ def gate(
         baseline: A model directory or an artifact, or the file of a recorded baseline.
         candidate: A model directory or an artifact; what is judged.
         examples: Labelled examples that neither was fitted or selected on.
-        max_drop: Smallest drop in accuracy that is not acceptable, a fraction in (0, 1).
+        policy: What the candidate has to keep to.
         console: Where to show the progress.
-        alpha: Error probability of a wrong pass and of a wrong regression, below 0.5.
         device: `cpu` or `cuda`.
         book: Kept answers to use where they are those of the same files, examples, engine and
             CPU; None asks in any case.
+        seed: Seed of what is drawn at random.
 
     Returns:
         The report, with the names of the two and notes.
 
     Raises:
         ArtifactError: If an artifact is damaged.
-        DataError: If the examples have no labels, or one that the models do not know.
+        DataError: If the examples have no labels, or one that the models do not know, or if the
+            candidate was made on them.
         InputError: If a recorded baseline is damaged or cannot be compared with.
         ModelError: If the two models cannot be compared.
         MeasurementError: If an engine fails.
+        RequestError: If a limit needs what is not there.
     """
-    if examples.labels is None:
-        label_indices((), examples)  # raises, before any engine is started
-
-    check_ids(examples)
-    if warning := too_few_words(len(examples), max_drop, alpha):
-        console.warn(warning)
-
     recorded = Baseline.read(baseline) if is_recorded(baseline) else None
+    check_measurable(policy, recorded or baseline)
+    _check_examples(examples, candidate, policy, console)
     expected, found = (
         _answers((baseline, candidate), examples, device, book, console)
         if recorded is None
@@ -78,13 +89,35 @@ def gate(
     )
     truth = label_indices(expected.labels, examples).numpy()
     sides = Sides(expected.logits, found.logits, truth, expected.labels)
-    report = judge_sides(sides, max_drop, alpha)
+    report = judge(sides, policy, examples.slices)
+    bench = Bench(recorded or baseline, candidate, device, seed, console)
     source = source_of(baseline).digest if recorded is None else recorded.source
-    notes = _origin_notes(source, candidate) + saturation_notes([candidate])
+    notes = _origin_notes(source, candidate) + _machine_notes(candidate)
     notes += repeated_inputs_notes(examples) + (() if recorded is None else recorded.notes())
     if found.truncated:
         notes += (f"{found.truncated:,} examples were cut off at the longest input of the model",)
-    return replace(report, baseline=str(baseline), candidate=str(candidate), notes=notes)
+    return replace(
+        report,
+        checks=(*report.checks, *check_resources(policy, bench)),
+        baseline=str(baseline),
+        candidate=str(candidate),
+        notes=notes,
+    )
+
+
+def _check_examples(examples: Examples, candidate: Path, policy: Policy, console: Console) -> None:
+    """Raise unless the examples can judge the candidate; warn if they can prove nothing."""
+    if examples.labels is None:
+        label_indices((), examples)  # raises, before any engine is started
+    check_ids(examples)
+    check_independent(examples, candidate)
+    if policy.max_slice_drop is not None and not examples.slices:
+        msg = "max_slice_drop is about slices, and there are none; name some by --slice-column"
+        raise RequestError(msg)
+    if policy.max_drop is not None and (
+        warning := too_few_words(len(examples), policy.max_drop, policy.alpha)
+    ):
+        console.warn(warning)
 
 
 def _answers(
@@ -128,25 +161,84 @@ def _answers(
 
 
 def judge_sides(sides: Sides, max_drop: float, alpha: float = 0.05) -> GateReport:
-    """Judge a candidate by its answers.
+    """Judge a candidate by its answers, on its drop in accuracy alone.
 
     Args:
         sides: The answers of both.
         max_drop: Smallest drop in accuracy that is not acceptable, a fraction in (0, 1).
         alpha: Error probability of a wrong pass and of a wrong regression, below 0.5.
+    """
+    return judge(sides, Policy(max_drop=max_drop, alpha=alpha))
+
+
+def judge(
+    sides: Sides, policy: Policy, slices: Mapping[str, Sequence[str]] | None = None
+) -> GateReport:
+    """Judge a candidate by its answers.
+
+    Args:
+        sides: The answers of both.
+        policy: What the candidate has to keep to; limits on what it takes are left to
+            `check_resources`.
+        slices: Per slice column the value of each example.
 
     Returns:
-        The report: the paired non-inferiority test, and guards against broken candidates.
+        The report: a check per limit, and guards against broken candidates.
     """
-    accuracy = check_accuracy(sides, max_drop, alpha)
-    unsettled = accuracy.verdict is Verdict.INCONCLUSIVE
+    checks = [*_check_quality(sides, policy, slices or {}), *_check_count(sides, policy)]
     return GateReport(
-        checks=(accuracy, *check_guards(sides, alpha)),
+        checks=(*checks, *check_guards(sides, policy.alpha)),
         examples=len(sides),
-        alpha=alpha,
-        facts=accuracy_facts(sides, max_drop, alpha),
-        advice=(accuracy_advice(sides, max_drop, alpha),) if unsettled else (),
+        alpha=policy.alpha,
+        facts={"policy": policy.to_json()} | _facts(sides.counts, policy),
+        advice=_advice(checks, sides.counts, policy),
+        on_inconclusive=policy.on_inconclusive,
     )
+
+
+def _check_quality(
+    sides: Sides, policy: Policy, slices: Mapping[str, Sequence[str]]
+) -> list[Check]:
+    """Check every limit on the answers; the one on the task's metric comes first."""
+    assert policy.max_drop is not None
+    return [check_accuracy(sides, policy.max_drop, policy.alpha)]
+
+
+def _advice(checks: Sequence[Check], counts: PairedCounts, policy: Policy) -> tuple[str, ...]:
+    unsettled = {check.name for check in checks if check.verdict is Verdict.INCONCLUSIVE}
+    if policy.max_drop is None or "accuracy_drop" not in unsettled:
+        return ()
+    return (advice(counts, policy.max_drop, policy.alpha),)
+
+
+def _facts(counts: PairedCounts, policy: Policy) -> dict[str, Any]:
+    """Return the paired table behind the verdict, for the JSON document."""
+    bounds = damage_bounds(counts, policy.alpha)
+    facts = {
+        "accuracy": {
+            "baseline": (counts.both_right + counts.lost) / counts.n,
+            "candidate": (counts.both_right + counts.gained) / counts.n,
+        },
+        "drop_interval": {"low": bounds.low, "high": bounds.high},
+        "counts": asdict(counts),
+        "flip_rate": counts.flip_rate,
+        "mcnemar_p": mcnemar_exact(counts.lost, counts.gained),
+        "provable_margin": provable_margin(counts.n, counts.flip_rate, policy.alpha),
+    }
+    if policy.max_drop is None:
+        return facts
+    needed = required_examples(policy.max_drop, counts.flip_rate, policy.alpha, POWER)
+    return facts | {"max_drop": policy.max_drop, "required_examples": needed}
+
+
+def _check_count(sides: Sides, policy: Policy) -> list[Check]:
+    """Check that there are as many examples as the policy wants, if it does."""
+    if policy.min_examples is None:
+        return []
+    n, wanted = len(sides), policy.min_examples
+    verdict = Verdict.PASS if n >= wanted else Verdict.INCONCLUSIVE
+    words = f"{n:,} examples, {wanted:,} are asked for"
+    return [Check("examples", verdict, n, n, wanted, n, Unit.COUNT, words)]
 
 
 def check_labels(baseline: Sequence[str], candidate: Sequence[str]) -> None:
@@ -167,6 +259,23 @@ def check_labels(baseline: Sequence[str], candidate: Sequence[str]) -> None:
             f"({', '.join(baseline)}); names and order must be the same"
         )
         raise ModelError(msg)
+
+
+def _machine_notes(candidate: Path) -> tuple[str, ...]:
+    """Say how this CPU differs from the one that the candidate was written on."""
+    notes = saturation_notes([candidate])
+    if not is_artifact(candidate):
+        return notes
+    there, here = Manifest.read(candidate).cpu_features, cpu_features()
+    others = [n for n in sorted(there.keys() | here.keys()) if there.get(n) != here.get(n)]
+    if not others:
+        return notes
+    named = ", ".join(f"{'no ' if there.get(n) else ''}{n}" for n in others)
+    return (
+        *notes,
+        f"the candidate was written on a CPU of another kind (here: {named}); "
+        "the verdict is about this one",
+    )
 
 
 def _origin_notes(source: str, candidate: Path) -> tuple[str, ...]:

@@ -23,6 +23,26 @@ class Unit(StrEnum):
     PER_S = "per_s"
     COUNT = "count"
 
+    def text(self, value: float) -> str:
+        """Return a value as a reader wants it.
+
+        Args:
+            value: In this unit.
+        """
+        match self:
+            case Unit.FRACTION:
+                return f"{100 * value:.2f} %"
+            case Unit.NATS:
+                return f"{value:.4f} nats"
+            case Unit.MS:
+                return f"{value:.0f} ms"
+            case Unit.BYTES:
+                return f"{value / 1e6:.1f} MB"
+            case Unit.COUNT:
+                return f"{value:,.0f}"
+            case _:
+                return f"{value:.3g}"
+
 
 class OnInconclusive(StrEnum):
     """What becomes of a verdict that the examples do not settle."""
@@ -109,7 +129,7 @@ class GateReport:
 
     def headline(self) -> str:
         """Return the verdict as one line: what decided it first, then the task's metric."""
-        first, *others = self.checks
+        first, *others = [check for check in self.checks if check.words]
         decisive = [c for c in others if c.verdict is self.verdict is not Verdict.PASS]
         clauses = [check.words for check in (*decisive, first)]
         return f"{self.verdict.value.upper()}: {'; '.join(clauses)}"
@@ -121,6 +141,7 @@ class GateReport:
             "verdict": self.verdict.value,
             "headline": self.headline(),
             "exit_code": self.exit_code,
+            "on_inconclusive": self.on_inconclusive.value,
             "checks": [check.to_json() for check in self.checks],
             "baseline": self.baseline,
             "candidate": self.candidate,
