@@ -11,7 +11,7 @@ from .summary import Row, Setting, Summary, shortened
 from .wording import format_ms, setting_words
 
 _MOST_PICTURES = 4
-_MOST_SETTINGS = 20
+_MOST_SETTINGS = 12
 _MOST_LINES = 6
 _MOST_EARLIER = 12
 _CELLS_WITHOUT_PICTURE = 1200

@@ -31,7 +31,7 @@ from .wording import (
 
 _TEMPLATE = "report.html.j2"
 _MOST_LINES = 40
-_MOST_ROWS = 100
+_MOST_ROWS = 60
 _MOST_FLIP_GROUPS = 6
 _MOST_OPERATORS = 12
 _FILTERS: dict[str, Callable[..., Any]] = {

@@ -68,16 +68,12 @@ def _draw_cell(
 ) -> None:
     cell = Rectangle(
         (head + 0.05, layer + 0.05), 0.9, 0.9, facecolor=ACCENT, alpha=0.06 + 0.94 * share,
-        linewidth=0, gid=f"cell-{layer}-{head}",
+        linewidth=0, clip_on=False, gid=f"cell-{layer}-{head}",
     )  # fmt: skip
     axes.add_patch(cell)
     if removed:
-        ends = (0.27, 0.73)
-        for rising in (ends, ends[::-1]):
-            axes.plot(
-                [head + e for e in ends],
-                [layer + e for e in rising],
-                color=WARN,
-                linewidth=1.5,
-                zorder=3,
-            )
+        # Both strokes in one line, as a page may hold hundreds of crosses.
+        near, far, gap = 0.27, 0.73, float("nan")
+        across = [head + e for e in (near, far, gap, near, far)]
+        down = [layer + e for e in (near, far, gap, far, near)]
+        axes.plot(across, down, color=WARN, linewidth=1.5, zorder=3, clip_on=False)

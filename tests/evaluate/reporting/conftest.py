@@ -91,7 +91,8 @@ def measurement(name: str, latency_ms: float, accuracy: float, **changes: Any) -
             "confidence": _CONFIDENCE,
             "blocks": 0 if is_source else 13,
         },
-        "metrics": {"accuracy": accuracy, "macro_f1": accuracy - 0.01, "mcc": 2 * accuracy - 1},
+        "metrics": {"accuracy": accuracy, "macro_f1": accuracy - 0.01, "mcc": 2 * accuracy - 1}
+        | {"balanced_accuracy": accuracy - 0.002},
         "accuracy_interval": interval(accuracy, 0.0123),
         "accuracy_drop": 0.83 - accuracy,
         "flips": {"lost": lost, "gained": 11},
@@ -245,7 +246,10 @@ def _complete_measurement(entry: dict[str, Any]) -> None:
         "accuracy_drop_interval": None if is_source else interval(drop, 0.0061),
         "agreement": 1.0 if is_source else 0.957,
         "divergence": 0.0 if is_source else 0.0174,
+        "divergence_p99": 0.0 if is_source else 0.2183,
         "calibration_error": 0.031,
+        "calibration_error_baseline": 0.029,
+        "negative_log_likelihood": 0.4391,
         "flips": entry["flips"] | {"changed": sum(entry["flips"].values())},
         "classes": [
             {"label": label, "n": 1599, "recall": recall, "recall_baseline": before}
@@ -327,6 +331,7 @@ def _flips(artifact: str) -> list[dict[str, Any]]:
             "before": "fresh" if number % 2 else "rotten",
             "after": "rotten" if number % 2 else "fresh",
             "direction": "lost" if number % 2 else "gained",
+            "confidence": 0.97,
             "text": texts[number % 3],
         }
         for number in range(6)
