@@ -23,10 +23,11 @@ from tcompress.machine import cpu_features, cpu_name, library_versions, usable_c
 from tcompress.preprocessing import TOKENIZER_FILES
 from tcompress.workspace import reference_to, source_of
 
-from ..accuracy import Predictions, Watch, correctness, predict
+from ..accuracy import Predictions, Watch, predict
 from ..engine_info import EngineInfo
 from ..engine_process import EngineProcess
 from ..latency import race
+from ..metrics import CLASSIFICATION, confusion
 from ..subjects import named_subjects
 from .baseline_file import SCHEMA_VERSION, Record, Row, compose, file_digests, parse
 from .guards import check_ids
@@ -269,8 +270,9 @@ def record_baseline(
     check_ids(examples)
     [subject], _ = named_subjects([directory], directory)
     with EngineProcess(directory, device=device) as engine:
-        label_indices(engine.info.labels, examples)
+        truth = label_indices(engine.info.labels, examples).numpy()
         answers, info = predict(engine, examples, watch=watch), engine.info
+    counts = confusion(truth, answers.classes, len(info.labels))
     measured = None if latency is None else asdict(latency())
     record = Record(
         model=reference_to(directory).digest,
@@ -283,7 +285,7 @@ def record_baseline(
         max_tokens=info.max_tokens,
         truncated=answers.truncated,
         device=device,
-        metrics={"accuracy": float(np.mean(correctness(answers, examples)))},
+        metrics={name: float(metric(counts)) for name, metric in CLASSIFICATION.items()},
         cpu=this_cpu(),
         versions=library_versions(),
         latency=measured,

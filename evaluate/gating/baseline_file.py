@@ -21,7 +21,7 @@ INPUT_DIGITS = 8
 
 _DIGITS = 5
 _MAX_LOGIT = float(np.finfo(np.float32).max)
-_TIMED = ("median_ms", "noise_low", "noise_high", "noise_confidence")
+_TIMED = ("median_ms", "noise_low", "noise_high")
 _DEVICES = ("cpu", "cuda")
 _FREE_KEYS = {"tokenizer_config.json": "model_input_names"}
 """What an export may change in a tokenizer file without reading other tokens."""
@@ -280,10 +280,12 @@ def _metrics(document: dict[str, Any]) -> dict[str, float]:
 def _latency(found: dict[str, Any]) -> dict[str, Any]:
     fields = {name: _count(found, name) for name in ("n", "batch", "tokens", "threads")}
     values = {name: _typed(found, name, float) for name in _TIMED}
-    if not all(0 < value < math.inf for value in (*fields.values(), *values.values())):
-        msg = "every number in 'latency' must be above 0"
+    confidence = _typed(found, "noise_confidence", float)  # 0 of a single round
+    positive = all(0 < value < math.inf for value in (*fields.values(), *values.values()))
+    if not positive or not 0 <= confidence <= 1:
+        msg = "the numbers in 'latency' must be above 0, its confidence from 0 to 1"
         raise ValueError(msg)
-    return fields | values | {"device": _device(found)}
+    return fields | values | {"noise_confidence": confidence, "device": _device(found)}
 
 
 def _cpu(found: dict[str, Any]) -> dict[str, Any]:

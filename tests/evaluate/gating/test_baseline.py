@@ -174,6 +174,10 @@ def test_latency_of_another_cpu_is_refused(recorded: Path, tmp_path: Path):
     }
     here = Baseline.read(changed(recorded, tmp_path / "here.json", latency=latency))
     assert here.latency_here().median_ms == 1.5
+    one_round = latency | {"noise_confidence": 0.0}
+    Baseline.read(changed(recorded, tmp_path / "one.json", latency=one_round)).latency_here()
+    with pytest.raises(InputError, match="'latency' must be above 0"):
+        Baseline.read(changed(recorded, tmp_path / "no.json", latency=latency | {"n": 0}))
     assert here.notes() == ()
     cpu = here.record.cpu | {"name": "Z80", "usable": 1}
     there = Baseline.read(changed(recorded, tmp_path / "there.json", latency=latency, cpu=cpu))
