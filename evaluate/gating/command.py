@@ -1,10 +1,13 @@
 """The `gate` command."""
 
+import os
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
+from click.core import ParameterSource
 
 from tcompress.lazy_group import LazyGroup
 from tcompress.options import (
@@ -36,6 +39,7 @@ class GateGroup(LazyGroup):
     }
 
 
+_OUTPUTS = ("junit", "markdown", "github", "as_json", "quiet")
 _FRACTION = click.FloatRange(0, 1, min_open=True, max_open=True)
 _POSITIVE = click.FloatRange(0, min_open=True)
 _COUNT = click.IntRange(min=1)
@@ -106,16 +110,27 @@ _COUNT = click.IntRange(min=1)
 )
 @click.option("--device", type=click.Choice(("cpu", "cuda")), default="cpu", help="Where to ask.")
 @click.option("--fresh", is_flag=True, help="Ask again, even where evaluate kept the answers.")
+@click.option("--junit", type=FILE, help="Write JUnit XML for a CI server: a test case per check.")
+@click.option("--markdown", type=FILE, help="Write Markdown for a comment on a pull request.")
+@click.option(
+    "--github/--no-github",
+    default=None,
+    help="Write the job's summary and annotations; else in a GitHub workflow only.",
+)
 @judged_data_options
 @common_options
 @click.pass_context
 def gate(
     ctx: click.Context,
+    /,
     policy_file: Path | None,
     baseline: Path | None,
     candidate: Path | None,
     device: str,
     fresh: bool,
+    junit: Path | None,
+    markdown: Path | None,
+    github: bool | None,
     data: DataOptions,
     common: Common,
     **limits: Any,
@@ -146,6 +161,7 @@ def gate(
 
     from ..answers import AnswerBook
     from .gate import gate as judge
+    from .outputs import clear_outputs, write_outputs
 
     console = common.console
     named = (baseline, candidate, data.data)
@@ -157,6 +173,7 @@ def gate(
     examples = DataSource(workspace, data).held_out_examples()
     if candidate is None:
         candidate = newest_candidate(workspace, console)
+    clear_outputs(junit, markdown)
     report = judge(
         _model(workspace) if baseline is None else baseline,
         candidate,
@@ -169,7 +186,21 @@ def gate(
     )
     report = replace(report, notes=report.notes + _export_notes(workspace, candidate))
     _show(console, report)
+    write_outputs(report, junit, markdown, github, os.environ, _typed(ctx))
     ctx.exit(report.exit_code)
+
+
+def _typed(ctx: click.Context) -> str:
+    """Return the command line as it was typed, but for where the report is written."""
+    words = ctx.command_path.split()
+    for option in ctx.command.params:
+        name = option.name or ""
+        if name in _OUTPUTS or ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+            continue
+        value = ctx.params[name]
+        for one in value if isinstance(value, tuple) else (value,):
+            words += [option.opts[0]] if one is True else [option.opts[0], str(one)]
+    return shlex.join(words)
 
 
 def _policy(
