@@ -299,7 +299,7 @@ def _flat(document: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _check_known(name: str, section: Section | None = None) -> None:
     if name not in _KEYS:
-        near = get_close_matches(name, [*_KEYS, *Section], n=1)
+        near = get_close_matches(name, [*_KEYS, *map(str, Section)], n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(_KEYS)}"
         msg = f"unknown key {name!r}; {hint}"
         raise RequestError(msg)

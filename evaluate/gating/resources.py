@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tcompress.console import Console
 from tcompress.errors import InputError, RequestError
@@ -68,11 +69,11 @@ class Estimate:
         return cls(speedup.value, speedup.interval, speedup.blocks)
 
     @classmethod
-    def of_median(cls, values: Sequence[float]) -> "Estimate":
+    def of_median(cls, values: NDArray[np.float64]) -> "Estimate":
         """Return the median of positive values.
 
         Args:
-            values: One per measurement.
+            values: One per measurement, `(measurements,)`.
         """
         return cls(*ratio_interval(values), len(values))
 
