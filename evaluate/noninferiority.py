@@ -38,6 +38,9 @@ from .statistics import Interval, check_open_unit
 # the cases, be it towards pass or regression; with the score alone in up to 6.8 % and 8.9 %.
 _FEW_FLIPS = 10
 
+# Chance of the tables that a sum over all of them leaves out, at each end.
+_NEGLIGIBLE = 5e-9
+
 _legendre_nodes, _legendre_weights = np.polynomial.legendre.leggauss(64)
 # Quadrature on (0, 1).
 _NODES: NDArray[np.float64] = (_legendre_nodes + 1) / 2
@@ -199,7 +202,7 @@ def damage_bounds(counts: PairedCounts, alpha: float = 0.05) -> Interval:
     Reference:
         Fay and Lumbard (2021), doi:10.1002/sim.8829. Name mapping: theta = F, beta = L.
     """
-    _check_alpha(alpha)
+    check_alpha(alpha)
     lost, gained, n = counts.lost, counts.gained, counts.n
     upper = _damage_upper(lost, gained, n, alpha)
     return Interval(-_damage_upper(gained, lost, n, alpha), upper, 1 - 2 * alpha)
@@ -230,7 +233,7 @@ def non_inferiority(counts: PairedCounts, margin: float, alpha: float = 0.05) ->
         verdict = Verdict.REGRESSION
     else:
         verdict = Verdict.INCONCLUSIVE
-    few = _few_flips(counts.lost, counts.gained)
+    few = few_flips(counts.lost, counts.gained)
     return NonInferiority(
         verdict=verdict,
         estimate=counts.damage,
@@ -279,9 +282,8 @@ def required_examples(
 ) -> int:
     """Plan the number of examples that proves a margin for a candidate that does no damage.
 
-    This is the smallest n with provable_margin(n, flip_rate, alpha, power) <= margin: about
-    (z_alpha + z_power)**2 flip_rate / margin**2, which is 6.18 flip_rate / margin**2 by default,
-    and never less than the log(alpha) / log(1 - margin) that a set without flips needs.
+    It is about (z_alpha + z_power)**2 flip_rate / margin**2, which is 6.18 flip_rate / margin**2 by
+    default, and never less than the log(alpha) / log(1 - margin) that a set without flips needs.
 
     Args:
         margin: Smallest drop in accuracy that is not acceptable, a fraction in (0, 1).
@@ -290,8 +292,9 @@ def required_examples(
         power: Probability of a `pass`, at least 0.5.
 
     Returns:
-        Number of examples. Its power is near `power` from five expected flips on (within 0.02);
-        with fewer it is off by up to 0.1, as tables are discrete.
+        Number of examples with a `pass_probability` of at least `power`, while one example less
+        has not. As tables are discrete, a little more of them can fall short of it again, by up to
+        0.05.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -299,16 +302,46 @@ def required_examples(
     check_open_unit("margin", margin)
     _check_plan(flip_rate, alpha, power)
     enough = 1
-    while provable_margin(enough, flip_rate, alpha, power) > margin:
+    while pass_probability(enough, margin, flip_rate, alpha) < power:
         enough *= 2
     too_few = enough // 2
     while enough - too_few > 1:
         middle = (too_few + enough) // 2
-        if provable_margin(middle, flip_rate, alpha, power) > margin:
+        if pass_probability(middle, margin, flip_rate, alpha) < power:
             too_few = middle
         else:
             enough = middle
     return enough
+
+
+def pass_probability(
+    n: int, margin: float, flip_rate: float, alpha: float = 0.05, damage: float = 0.0
+) -> float:
+    """Compute how often a candidate passes: its power without damage, an error at the margin.
+
+    Sums over the tables of n examples that flip independently; exact but for 1e-8.
+
+    Args:
+        n: Number of examples.
+        margin: Smallest drop in accuracy that is not acceptable, a fraction in (0, 1).
+        flip_rate: Fraction of the examples that flip, in [0, 1].
+        alpha: Nominal probability of a wrong `pass`, below 0.5.
+        damage: True drop in accuracy, at most `flip_rate` either way.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+    check_open_unit("margin", margin)
+    _check_plan(flip_rate, alpha, None)
+    if abs(damage) > flip_rate:
+        raise ValueError(f"damage must be within the flip rate {flip_rate}, got {damage}")
+    p_lost, p_gained = (flip_rate + damage) / 2, (flip_rate - damage) / 2
+    first, last = stats.binom.ppf([_NEGLIGIBLE, 1 - _NEGLIGIBLE], n, p_gained)
+    gained = np.arange(max(int(first), 0), int(last) + 1)
+    most_lost = _most_lost(gained, n, margin, alpha)
+    # The more is gained, the fewer examples are left to be lost.
+    allowed = stats.binom.cdf(most_lost, n - gained, min(p_lost / (1 - p_gained), 1.0))
+    return float(stats.binom.pmf(gained, n, p_gained) @ allowed)
 
 
 def mcnemar_exact(lost: int, gained: int) -> float:
@@ -335,13 +368,19 @@ def mcnemar_exact(lost: int, gained: int) -> float:
 # The functions below take fractional counts too: the planner asks about expected tables.
 
 
-def _few_flips(lost: float, gained: float) -> bool:
+def few_flips(lost: float, gained: float) -> bool:
+    """Say whether a normal approximation promises too much.
+
+    Args:
+        lost: Examples that only the baseline answered right.
+        gained: Examples that only the candidate answered right.
+    """
     return min(lost, gained) < _FEW_FLIPS
 
 
 def _damage_upper(lost: float, gained: float, n: int, alpha: float) -> float:
     score = _score_upper(lost, gained, n, alpha)
-    if not _few_flips(lost, gained):
+    if not few_flips(lost, gained):
         return score
     return max(score, _melded_upper(lost, gained, n, alpha))
 
@@ -377,6 +416,30 @@ def _score_upper(lost: float, gained: float, n: int, alpha: float) -> float:
     return float(brentq(excess, (lost - gained) / n, 1.0, xtol=1e-13))
 
 
+def _proves(lost: int, gained: int, n: int, margin: float, alpha: float) -> bool:
+    """Whether `_damage_upper` is below a positive margin, found without computing it."""
+    if lost == n or _score(margin, lost, gained, n) >= -float(special.ndtri(1 - alpha)):
+        return False
+    if not few_flips(lost, gained):
+        return True
+    if gained == 0:
+        return bool(special.betainc(lost + 1, n - lost, margin) > 1 - alpha)
+    rate = (lost + gained + 1, n - lost - gained)
+    return product_tail(margin, (lost + 1, gained), rate) < alpha
+
+
+def _most_lost(gained: NDArray[np.int64], n: int, margin: float, alpha: float) -> NDArray[np.int64]:
+    """Return for each number of gains, rising by 1, the most losses with a pass; -1 for none."""
+    found = np.empty_like(gained)
+    most = -1
+    for i, more in enumerate(gained):
+        # A gain never makes a pass harder: go on from the one before.
+        while most + more < n and _proves(most + 1, int(more), n, margin, alpha):
+            most += 1
+        found[i] = most
+    return found
+
+
 def _melded_upper(lost: float, gained: float, n: int, alpha: float) -> float:
     """Fay and Lumbard's upper bound: the 1 - alpha quantile of F (2 L - 1)."""
     flips = lost + gained
@@ -393,18 +456,31 @@ def _melded_upper(lost: float, gained: float, n: int, alpha: float) -> float:
         sign, tail, share, rate = -1, 1 - alpha, (gained, lost + 1), (flips, n - flips + 1)
 
     def excess(size: float) -> float:
-        return _product_tail(size, share, rate) - tail
+        return product_tail(size, share, rate) - tail
 
     return sign * float(brentq(excess, 0.0, 1.0, xtol=1e-13))
 
 
-def _product_tail(size: float, share: tuple[float, float], rate: tuple[float, float]) -> float:
-    """P(F (2 M - 1) > size) for size >= 0, M ~ Beta(*share) and F ~ Beta(*rate)."""
-    # Only M > (1 + size) / 2 counts: start there, where the integrand has its kink.
-    start = special.betainc(*share, (1 + size) / 2)
+def product_tail(
+    size: float,
+    share: tuple[float, float],
+    rate: tuple[float, float],
+    line: tuple[float, float] = (2.0, 1.0),
+) -> float:
+    """Compute P(F (a M - b) > size) for independent F and M.
+
+    Args:
+        size: Not negative.
+        share: Parameters of the beta distribution of M.
+        rate: Those of F, the second 0 for F = 1.
+        line: a and b.
+    """
+    slope, offset = line
+    # Only M > (b + size) / a counts: start there, where the integrand has its kink.
+    start = special.betainc(*share, min((offset + size) / slope, 1.0))
     if rate[1] == 0:
         return float(1 - start)
-    factor = 2 * special.betaincinv(*share, start + (1 - start) * _NODES) - 1
+    factor = slope * special.betaincinv(*share, start + (1 - start) * _NODES) - offset
     reach = np.minimum(size / factor, 1.0)
     return float((1 - start) * (_WEIGHTS @ (1 - special.betainc(*rate, reach))))
 
@@ -417,13 +493,21 @@ def _check_counts(lost: int, gained: int, n: int) -> None:
         )
 
 
-def _check_alpha(alpha: float) -> None:
+def check_alpha(alpha: float) -> None:
+    """Raise unless an error probability can be one.
+
+    Args:
+        alpha: Error probability of one side.
+
+    Raises:
+        ValueError: If it is outside (0, 0.5).
+    """
     if not 0 < alpha < 0.5:
         raise ValueError(f"alpha must be between 0 and 0.5, got {alpha}")
 
 
 def _check_plan(flip_rate: float, alpha: float, power: float | None) -> None:
-    _check_alpha(alpha)
+    check_alpha(alpha)
     if not 0 <= flip_rate <= 1:
         raise ValueError(f"flip_rate must be between 0 and 1 (a fraction), got {flip_rate}")
     if power is not None and not 0.5 <= power < 1:

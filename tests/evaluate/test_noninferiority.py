@@ -12,6 +12,7 @@ from tcompress.evaluate.noninferiority import (
     damage_bounds,
     mcnemar_exact,
     non_inferiority,
+    pass_probability,
     provable_margin,
     required_examples,
     tango_interval,
@@ -206,14 +207,26 @@ def test_plan_without_flips_is_the_exact_minimum(margin: float, n: int) -> None:
 def test_plan_with_many_flips_is_near_the_normal_formula(margin: float, flip_rate: float) -> None:
     n = required_examples(margin, flip_rate)
     assert n == pytest.approx(6.1826 * flip_rate / margin**2, rel=0.02)
-    assert provable_margin(n, flip_rate, power=0.8) <= margin
-    assert provable_margin(n - 1, flip_rate, power=0.8) > margin
+    assert provable_margin(n, flip_rate, power=0.8) == pytest.approx(margin, rel=0.01)
 
 
-@pytest.mark.parametrize("flip_rate", [0.02, 0.05])
-def test_planned_examples_prove_the_margin_with_the_planned_power(flip_rate: float) -> None:
-    n = required_examples(0.02, flip_rate, power=0.8)
-    assert error_rates(n, flip_rate, damage=0, margin=0.02)[0] == pytest.approx(0.8, abs=0.01)
+@pytest.mark.parametrize("margin", [0.01, 0.02, 0.05])
+@pytest.mark.parametrize("flip_rate", [0.005, 0.02, 0.1])
+def test_planned_examples_prove_the_margin_with_at_least_the_planned_power(
+    flip_rate: float, margin: float
+) -> None:
+    n = required_examples(margin, flip_rate, power=0.8)
+    assert pass_probability(n, margin, flip_rate) >= 0.8
+    assert pass_probability(n - 1, margin, flip_rate) < 0.8
+    after = [pass_probability(n + more, margin, flip_rate) for more in range(1, 40, 3)]
+    assert min(after) > 0.79
+
+
+@pytest.mark.parametrize(("n", "flip_rate", "damage"), [(300, 0.02, 0.01), (872, 0.1, 0.0)])
+def test_chance_of_a_pass_is_that_of_the_verdicts(n: int, flip_rate: float, damage: float) -> None:
+    expected = error_rates(n, flip_rate, damage, margin=0.01)[0]
+    found = pass_probability(n, 0.01, flip_rate, damage=damage)
+    assert found == pytest.approx(expected, abs=1e-7)
 
 
 def test_provable_margin_is_the_bound_of_an_even_split() -> None:
@@ -252,6 +265,7 @@ def test_from_correct_counts_each_cell() -> None:
         (lambda: provable_margin(0, 0.1), "n must be at least 1, got 0"),
         (lambda: required_examples(0.01, 5), "flip_rate must be .* got 5"),
         (lambda: required_examples(0.01, 0.05, power=0.2), "power must be .* got 0.2"),
+        (lambda: pass_probability(9, 0.01, 0.01, damage=0.02), "flip rate 0.01, got 0.02"),
         (lambda: mcnemar_exact(-1, 2), "lost=-1"),
     ],
 )
