@@ -10,6 +10,7 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from tcompress.data import Examples
 
@@ -167,8 +168,8 @@ def length_buckets(tokens: NDArray[np.int64]) -> list[LengthBucket]:
     Args:
         tokens: Tokens per example, `(examples,)`.
     """
-    cuts = np.quantile(tokens, np.arange(1, _BUCKETS) / _BUCKETS, method="inverted_cdf")
-    number = np.searchsorted(np.unique(cuts), tokens)
+    # The middle of equal lengths decides, so that many of one length do not swallow the others.
+    number = np.floor(_BUCKETS * (rankdata(tokens) - 0.5) / len(tokens))
     members = [number == bucket for bucket in np.unique(number)]
     if len(members) < 2:
         return []

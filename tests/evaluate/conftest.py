@@ -50,7 +50,8 @@ def data(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     logits = open_encoder(source).predict({"inputs": inputs, "attention_mask": mask})
     classes = (logits.argmax(1) + (np.arange(EXAMPLES) % 5 == 0)) % len(LABELS)
     path = tmp_path_factory.mktemp("data") / "data.npz"
-    np.savez(path, inputs=inputs, labels=np.asarray(LABELS)[classes])
+    half = np.where(np.arange(EXAMPLES) % 2, "odd", "even")
+    np.savez(path, inputs=inputs, labels=np.asarray(LABELS)[classes], half=half)
     return path
 
 

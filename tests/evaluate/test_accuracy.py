@@ -7,10 +7,9 @@ import pytest
 from tcompress.artifact import Artifact
 from tcompress.data import Columns, Examples, read_examples
 from tcompress.encoder import open_encoder
-from tcompress.errors import ArtifactError, DataError, MeasurementError
-from tcompress.evaluate.accuracy import Predictions, predict, run_predictions
+from tcompress.errors import ArtifactError, MeasurementError
+from tcompress.evaluate.accuracy import predict, run_predictions
 from tcompress.evaluate.engine_process import EngineProcess
-from tcompress.evaluate.quality import judge
 
 WEIGHT = np.random.default_rng(1).standard_normal((4, 3))
 
@@ -18,14 +17,6 @@ WEIGHT = np.random.default_rng(1).standard_normal((4, 3))
 @pytest.fixture
 def examples(data: Path) -> Examples:
     return read_examples(data, Columns())
-
-
-def answers(classes: list[int], labels: tuple[str, ...] = ("a", "b", "c")) -> Predictions:
-    return Predictions(np.eye(len(labels), dtype=np.float32)[classes], labels, truncated=0)
-
-
-def labelled(*labels: str) -> Examples:
-    return Examples("test", ids=tuple(map(str, range(len(labels)))), labels=labels)
 
 
 def test_exported_file_answers_on_its_own_engine_in_the_order_of_the_examples(
@@ -39,6 +30,7 @@ def test_exported_file_answers_on_its_own_engine_in_the_order_of_the_examples(
         assert engine.info.backend == "onnxruntime"
         found = predict(engine, uneven)
     np.testing.assert_allclose(found.logits, uneven.inputs.sum(1) @ WEIGHT, atol=1e-5)
+    np.testing.assert_array_equal(found.tokens, mask.sum(1))
 
 
 def test_int8_plan_is_real_in_pytorch(
@@ -68,34 +60,3 @@ def test_error_of_the_engine_process_keeps_its_type_and_message(
         stream.write(b"\0")
     with pytest.raises(ArtifactError, match=r"damaged: .*model\.onnx.*write the artifact again"):
         run_predictions(artifact.directory, examples)
-
-
-def test_metrics_are_paired_with_the_baseline():
-    truth = labelled("a", "a", "b", "b", "c", "c")
-    quality = judge(answers([0, 1, 1, 1, 1, 2]), answers([0, 0, 1, 2, 2, 2]), truth)
-    assert quality.metrics["accuracy"] == pytest.approx(4 / 6)
-    assert quality.metrics["macro_f1"] == pytest.approx(2 / 3)
-    assert quality.metrics["mcc"] == pytest.approx(12 / np.sqrt(24 * 18))
-    assert (quality.pairs.lost, quality.pairs.gained) == (2, 1)
-    assert quality.accuracy_drop == pytest.approx(1 / 6)
-    assert quality.interval.low < 4 / 6 < quality.interval.high
-
-
-def test_labels_are_compared_by_name():
-    truth = labelled("a", "b", "c")
-    quality = judge(answers([2, 1, 0], labels=("c", "b", "a")), answers([0, 1, 2]), truth)
-    assert quality.metrics["accuracy"] == 1.0
-    assert quality.accuracy_drop == 0.0
-
-
-def test_without_labels_agreement_with_the_baseline_is_all_there_is():
-    unlabelled = Examples("test", ids=("0", "1", "2", "3"))
-    quality = judge(answers([0, 1, 1, 2]), answers([0, 1, 2, 2]), unlabelled).to_json()
-    assert quality["metrics"] == {"agreement": 0.75}
-    assert quality["accuracy_drop"] is None
-    assert quality["flips"] is None
-
-
-def test_unknown_label_is_refused():
-    with pytest.raises(DataError, match="label 'd' is not known to the model"):
-        judge(answers([0]), answers([0]), labelled("d"))

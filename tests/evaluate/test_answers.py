@@ -8,9 +8,10 @@ import pytest
 
 from tcompress.artifact import Artifact
 from tcompress.data import Columns, read_examples
-from tcompress.errors import ArtifactError
+from tcompress.errors import ArtifactError, DataError
 from tcompress.evaluate.accuracy import Predictions
-from tcompress.evaluate.answers import AnswerBook, Question
+from tcompress.evaluate.answers import AnswerBook, Question, read_answers
+from tcompress.evaluate.quality import judge, quality_from_answers
 
 
 @pytest.fixture
@@ -74,3 +75,38 @@ def test_a_changed_artifact_cannot_hide_behind_kept_answers(
         stream.write(b"\x7f")
     with pytest.raises(ArtifactError, match=r"model\.safetensors differs"):
         Question.about(artifact.directory, examples)
+
+
+def test_the_files_alone_give_the_quality_that_was_judged(kept, tmp_path: Path) -> None:
+    book, question, whole, baseline = kept
+    count = len(whole)
+    examples = replace(whole, slices={"half": ("one", "other") * (count // 2)})
+    noise = np.random.default_rng(1).standard_normal((count, 3)).astype(np.float32)
+    candidate = replace(baseline, logits=baseline.logits + noise, tokens=np.arange(count))
+    questions = question, replace(question, artifact="1" * 64)
+    for asked, answers in zip(questions, (baseline, candidate), strict=True):
+        book.keep(asked, examples, answers)
+    files = {read_header(path)["artifact"]: path for path in book.directory.iterdir()}
+    before, after = (files[asked.artifact] for asked in questions)
+    assert quality_from_answers(after, before) == judge(candidate, baseline, examples)
+    assert quality_from_answers(before, before) == judge(baseline, baseline, examples)
+    assert len(judge(candidate, baseline, examples).parts.lengths) == 4
+
+
+def test_files_of_other_examples_or_damaged_ones_are_refused(kept, tmp_path: Path) -> None:
+    book, question, examples, answers = kept
+    path = next(book.directory.iterdir())
+    fewer, chosen = examples.take(range(9)), replace(answers, logits=answers.logits[:9])
+    AnswerBook(tmp_path / "fewer").keep(question, fewer, chosen)
+    with pytest.raises(DataError, match=r"answers other examples than .*compare files of one"):
+        quality_from_answers(next((tmp_path / "fewer").iterdir()), path)
+    with pytest.raises(DataError, match=r"none\.jsonl: no kept answers that can be read"):
+        read_answers(tmp_path / "none.jsonl")
+    path.write_text(path.read_text().replace('"logits": [', '"logits": [0.5, ', 1))
+    with pytest.raises(DataError, match=r"no kept answers that can be read.* evaluate` again"):
+        read_answers(path)
+
+
+def read_header(path: Path) -> dict[str, object]:
+    with path.open() as stream:
+        return json.loads(next(stream))

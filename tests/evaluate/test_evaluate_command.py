@@ -17,8 +17,9 @@ from tcompress.cli import cli
 from tcompress.encoder import open_encoder
 from tcompress.evaluate.engine_info import EngineInfo
 from tcompress.evaluate.engine_process import EngineProcess
+from tcompress.evaluate.quality import quality_from_answers
 from tcompress.evaluate.tradeoff import enter, input_tokens, plan_macs
-from tcompress.workspace import Workspace
+from tcompress.workspace import Workspace, reference_to
 
 WEIGHT = np.random.default_rng(1).standard_normal((4, 3))
 
@@ -26,6 +27,11 @@ WEIGHT = np.random.default_rng(1).standard_normal((4, 3))
 def evaluate(workspace: Workspace, *arguments: str) -> Result:
     shared = ("--workspace", str(workspace.directory), "--device", "cpu", "--budget-s", "1")
     return CliRunner().invoke(cli, ["evaluate", *shared, *arguments])
+
+
+def answers_of(path: Path) -> str:
+    with path.open() as stream:
+        return json.loads(next(stream))["artifact"]
 
 
 def numbers_in(value: Any) -> list[float]:
@@ -57,7 +63,7 @@ def test_document_compares_every_artifact_with_the_source(
     scores = {"criterion": "magnitude", "heads": [[0.1, 0.2, 0.3, 0.4]] * 2}
     workspace.scores_file.write_text(json.dumps(scores))
 
-    result = evaluate(workspace, "--json", "--quiet")
+    result = evaluate(workspace, "--json", "--quiet", "--slice-column", "half")
 
     assert result.exit_code == 0, result.stderr
     document = json.loads(result.stdout)
@@ -97,6 +103,16 @@ def test_document_compares_every_artifact_with_the_source(
         "scores": scores["heads"],
         "kept": [[0, 1, 2, 3]] * 2,
     }
+    assert {part["value"] for part in linear["slices"]} == {"even", "odd"}
+    assert linear["lengths"] == []  # all are of one length
+    lost_and_gained = sum(flips[way] for way in ("lost", "gained"))
+    of_linear = [flip for flip in document["flipped"] if flip["artifact"] == "export/onnx"]
+    assert len(of_linear) == min(20, lost_and_gained)
+    files = {answers_of(path): path for path in (workspace.report_directory / "answers").iterdir()}
+    exported = Artifact.open(artifacts / "export" / "onnx").manifest.digest
+    before, after = files[reference_to(source).digest], files[exported]
+    again = quality_from_answers(after, before).to_json()
+    assert again == {key: linear[key] for key in again}
     assert document["data"]["split"] == "test"
     assert document["gpu"] == "GPU: not measured, as --device cpu says"
     assert all(math.isfinite(number) for number in numbers_in(document))

@@ -4,7 +4,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from tcompress.evaluate.statistics import Interval, accuracy_interval, ratio_interval
+from tcompress.evaluate.metrics import CLASSIFICATION, confusion
+from tcompress.evaluate.statistics import (
+    Interval,
+    accuracy_interval,
+    bootstrap_intervals,
+    ratio_interval,
+)
 
 Z95 = 1.959963984540054
 
@@ -36,6 +42,39 @@ def test_ratio_interval_of_equal_ratios_is_a_point_and_seeded_ones_repeat() -> N
     assert ratio_interval([0.8] * 10) == (0.8, Interval(0.8, 0.8, 0.95))
     ratios = np.linspace(0.7, 0.9, 9)
     assert ratio_interval(ratios, seed=3) == ratio_interval(ratios, seed=3)
+
+
+def test_bootstrap_of_a_table_is_the_bootstrap_of_its_examples() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 3, 300)
+    found = np.where(rng.random(300) < 0.7, truth, rng.integers(0, 3, 300))
+    counts = confusion(truth, found, 3)
+    drawn = rng.integers(0, 300, (2000, 300))
+    tables = np.stack([confusion(truth[rows], found[rows], 3) for rows in drawn])
+    intervals = bootstrap_intervals(counts, CLASSIFICATION, resamples=20_000)
+    assert intervals == bootstrap_intervals(counts, CLASSIFICATION, resamples=20_000)
+    for name, metric in CLASSIFICATION.items():
+        low, high = np.quantile(metric(tables), [0.025, 0.975])
+        assert intervals[name].low == pytest.approx(low, abs=0.01)
+        assert intervals[name].high == pytest.approx(high, abs=0.01)
+
+
+def test_bootstrap_in_pieces_draws_as_many_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def metric(tables: np.ndarray) -> np.ndarray:
+        sizes.append(len(tables))
+        return tables[:, 0, 0]
+
+    monkeypatch.setattr("tcompress.evaluate.statistics._NUMBERS_AT_ONCE", 40)
+    bootstrap_intervals(np.array([[3.0, 1.0], [0.0, 2.0]]), {"first": metric}, resamples=25)
+    assert sizes == [10, 10, 5]
+
+
+def test_bootstrap_of_answers_without_spread_has_no_confidence() -> None:
+    counts = confusion([0, 1, 1], [0, 1, 1], 2)
+    found = bootstrap_intervals(counts, {"accuracy": CLASSIFICATION["accuracy"]})
+    assert found == {"accuracy": Interval(1.0, 1.0, 0.0)}
 
 
 @pytest.mark.parametrize(
