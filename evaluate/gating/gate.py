@@ -42,6 +42,14 @@ from .resources import Bench, check_measurable, check_resources
 from .sides import Sides
 from .verdict import Check, GateReport, Unit
 
+_UNREAD = (
+    "max_class_drop",
+    "max_slice_drop",
+    "max_flip_rate",
+    "max_divergence",
+    "min_agreement",
+)
+
 
 def gate(
     baseline: Path,
@@ -200,7 +208,9 @@ def _check_quality(
     sides: Sides, policy: Policy, slices: Mapping[str, Sequence[str]]
 ) -> list[Check]:
     """Check every limit on the answers; the one on the task's metric comes first."""
-    assert policy.max_drop is not None
+    if policy.max_drop is None or policy.metric != "accuracy" or policy.limits.keys() & _UNREAD:
+        msg = "only max_drop of the accuracy can be judged"
+        raise RequestError(msg)
     return [check_accuracy(sides, policy.max_drop, policy.alpha)]
 
 
