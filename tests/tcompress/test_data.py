@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +7,8 @@ from safetensors.numpy import save_file
 
 from tcompress.data import Columns, read_examples, split_examples
 from tcompress.errors import DataError, WorkspaceError
+from tcompress.options import DataOptions
+from tcompress.stages import DataSource
 from tcompress.workspace import DataConfig, Workspace, WorkspaceConfig
 
 CSV = 'text,label\n"a, b",x\nNA,y\n,x\n'
@@ -160,3 +163,36 @@ def test_a_workspace_keeps_its_slice_columns(tmp_path: Path) -> None:
     (tmp_path / "tcompress.toml").write_text(text)
     with pytest.raises(WorkspaceError, match="slice_columns must be a list of column names"):
         Workspace.open(tmp_path)
+
+
+def test_init_keeps_slice_columns_that_the_data_has(
+    tmp_path: Path, model_directories: Callable[[str], Path], tcompress: Callable
+) -> None:
+    rows = [f"the film {'good ' * (i % 9)}{i},good,{i % 2},{i % 3}" for i in range(60)]
+    (tmp_path / "d.csv").write_text("\n".join(["text,label,half,third", *rows]))
+    shared = ("init", model_directories("bert"), "--data", tmp_path / "d.csv")
+    named = ("--slice-column", "half", "--slice-column", "third")
+    result = tcompress(*shared, *named, "--workspace", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert Workspace.open(tmp_path).config.data.slice_columns == ("half", "third")
+    result = tcompress(*shared, "--slice-column", "writer", "--workspace", tmp_path / "other")
+    assert result.exit_code == 5
+    assert "no column 'writer'; it has: text, label, half, third" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        pytest.param(None, set(), id="a command that does not judge needs none"),
+        pytest.param((), {"half"}, id="the workspace's"),
+        pytest.param(("third",), {"third"}, id="typed ones instead"),
+    ],
+)
+def test_slices_of_named_data_are_those_asked_for(
+    tmp_path: Path, typed: tuple[str, ...] | None, expected: set[str]
+) -> None:
+    (tmp_path / "d.csv").write_text("text,label,half,third\na,x,0,0\n")
+    config = WorkspaceConfig("model", DataConfig(file="d.csv", slice_columns=("half",)))
+    options = DataOptions(tmp_path / "d.csv", None, None, None, typed)
+    examples = DataSource(Workspace.create(tmp_path, config), options).examples("test")
+    assert set(examples.slices) == expected
