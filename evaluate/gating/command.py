@@ -163,6 +163,7 @@ def gate(
     from .gate import gate as judge
     from .outputs import clear_outputs, write_outputs
 
+    clear_outputs(junit, markdown)
     console = common.console
     named = (baseline, candidate, data.data)
     workspace = optional_workspace(common, needed=None in named)
@@ -173,7 +174,6 @@ def gate(
     examples = DataSource(workspace, data).held_out_examples()
     if candidate is None:
         candidate = newest_candidate(workspace, console)
-    clear_outputs(junit, markdown)
     report = judge(
         _model(workspace) if baseline is None else baseline,
         candidate,
