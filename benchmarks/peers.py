@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import median
@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import click
 import numpy as np
 import peers_report
-import torch
 from peers_contenders import (
     BASELINE,
     CONTENDERS,
@@ -33,14 +32,12 @@ from peers_contenders import (
 
 from tcompress.artifact import write_json
 from tcompress.compress.demo import prepare_demo
-from tcompress.compress.judging import mean_divergence
 from tcompress.console import Console
 from tcompress.encoder import CONFIG_FILE
 from tcompress.errors import MeasurementError, TcompressError
 from tcompress.evaluate.accuracy import BATCH_SIZE, Predictions
 from tcompress.evaluate.latency import Race, race
 from tcompress.evaluate.measurement import Latency
-from tcompress.evaluate.noninferiority import damage_bounds
 from tcompress.evaluate.quality import judge
 from tcompress.machine import describe_machine, usable_cpus
 from tcompress.preprocessing import Batch, Encoded
@@ -205,18 +202,8 @@ class Bench:
             "size_bytes": size_bytes(contender, self.workshop.files(contender)),
             "memory_peak_bytes": answers.memory_bytes,
             "load_s": {"median": median(load_s), "samples": load_s},
-            **self._quality(answers.predictions),
+            **judge(answers.predictions, self.reference, self.test).to_json(),
             "latency": {},
-        }
-
-    def _quality(self, answers: Predictions) -> Row:
-        quality = judge(answers, self.reference, self.test)
-        logits = [torch.from_numpy(p.logits) for p in (self.reference, answers)]
-        bounds = None if quality.pairs is None else asdict(damage_bounds(quality.pairs))
-        return {
-            **quality.to_json(),
-            "accuracy_drop_interval": bounds,
-            "divergence": mean_divergence(*logits),
         }
 
 
