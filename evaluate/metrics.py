@@ -44,7 +44,8 @@ def accuracy(counts: Counts) -> Values:
     Args:
         counts: Confusion counts, `(..., classes, answers)`.
     """
-    return _hits(counts).sum(-1) / counts.sum((-2, -1))
+    found: Values = _hits(counts).sum(-1) / counts.sum((-2, -1))
+    return found
 
 
 def recalls(counts: Counts) -> Values:
@@ -83,7 +84,8 @@ def weighted_f1(counts: Counts) -> Values:
     """
     scores, _ = _f1(counts)
     support = counts.sum(-1)
-    return (scores * support).sum(-1) / support.sum(-1)
+    found: Values = (scores * support).sum(-1) / support.sum(-1)
+    return found
 
 
 def mcc(counts: Counts) -> Values:
@@ -134,7 +136,7 @@ def spearman(truth: ArrayLike, found: ArrayLike) -> float:
         truth: Right values.
         found: Answers.
     """
-    return pearson(stats.rankdata(truth), stats.rankdata(found))
+    return pearson(*(stats.rankdata(np.asarray(series)) for series in (truth, found)))
 
 
 def ndcg(relevance: ArrayLike, scores: ArrayLike, k: int | None = None) -> Values:
@@ -176,9 +178,11 @@ def _f1(counts: Counts) -> tuple[Values, Values]:
 
 
 def _mean(scores: Values, counted: NDArray[np.bool_]) -> Values:
-    return np.where(counted, scores, 0.0).sum(-1) / counted.sum(-1)
+    found: Values = np.where(counted, scores, 0.0).sum(-1) / counted.sum(-1)
+    return found
 
 
 def _ratio(numerator: Values, denominator: Values, otherwise: float) -> Values:
-    filled = np.full(np.shape(denominator), otherwise)
-    return np.divide(numerator, denominator, out=filled, where=denominator > 0)
+    found: Values = np.full(np.shape(denominator), otherwise)
+    np.divide(numerator, denominator, out=found, where=denominator > 0)
+    return found

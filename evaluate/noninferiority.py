@@ -336,8 +336,8 @@ def pass_probability(
     if abs(damage) > flip_rate:
         raise ValueError(f"damage must be within the flip rate {flip_rate}, got {damage}")
     p_lost, p_gained = (flip_rate + damage) / 2, (flip_rate - damage) / 2
-    first, last = stats.binom.ppf([_NEGLIGIBLE, 1 - _NEGLIGIBLE], n, p_gained)
-    gained = np.arange(max(int(first), 0), int(last) + 1)
+    first, last = (int(stats.binom.ppf(q, n, p_gained)) for q in (_NEGLIGIBLE, 1 - _NEGLIGIBLE))
+    gained = np.arange(max(first, 0), last + 1)
     most_lost = _most_lost(gained, n, margin, alpha)
     # The more is gained, the fewer examples are left to be lost.
     allowed = stats.binom.cdf(most_lost, n - gained, min(p_lost / (1 - p_gained), 1.0))
