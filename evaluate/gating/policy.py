@@ -28,6 +28,7 @@ from typing import Any
 from tcompress.errors import InputError, RequestError
 from tcompress.workspace import CONFIG_FILE
 
+from ..metrics import CLASSIFICATION
 from .verdict import OnInconclusive
 
 POLICY_FILE = "tcompress-gate.toml"
@@ -87,7 +88,7 @@ class _Key:
             is_list = isinstance(value, list | tuple)
             return "a list of names", is_list and all(isinstance(name, str) for name in value)
         if self.kind is str:
-            return "a name", isinstance(value, str) and bool(value)
+            return f"one of {', '.join(CLASSIFICATION)}", value in list(CLASSIFICATION)
         if self.kind is OnInconclusive:
             return f"one of {', '.join(OnInconclusive)}", value in list(OnInconclusive)
         number = "a whole number" if self.kind is int else "a number"

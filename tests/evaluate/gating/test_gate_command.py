@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ from tcompress.encoder import open_encoder
 from tcompress.errors import DataError
 from tcompress.evaluate.accuracy import Predictions
 from tcompress.evaluate.answers import AnswerBook, Question
+from tcompress.evaluate.gating.command import GateGroup
 from tcompress.evaluate.gating.independence import check_independent
 from tcompress.evaluate.gating.policy import POLICY_FILE
 from tcompress.workspace import Workspace
@@ -116,7 +119,51 @@ def test_options_go_behind_the_subcommand(gate: Callable[..., Result]):
     assert gate("plna").exit_code == 2
 
 
+def test_every_limit_on_the_answers_is_checked(gate: Callable[..., Result], gated: Workspace):
+    limits = {
+        "min_retained": 0.5,
+        "max_class_drop": 0.9,
+        "max_slice_drop": 0.9,
+        "max_flip_rate": 0.2,
+        "min_agreement": 0.8,
+        "max_divergence": 80.0,
+    }
+    text = "\n".join(f"{name} = {limit}" for name, limit in limits.items())
+    (gated.directory / POLICY_FILE).write_text(f"metric = 'macro_f1'\n{text}\n")
+    data = gated.directory / "data.npz"
+    examples = gated.splits().test
+    topic = np.asarray(["a", "b"] * len(examples))[: len(examples)]
+    np.savez(
+        data,
+        inputs=examples.inputs,
+        labels=np.asarray(examples.labels),
+        ids=np.asarray(examples.ids),
+        topic=topic,
+    )
+    report = json.loads(gate("--data", data, "--slice-column", "topic", "--json").stdout)
+    names = [check["name"] for check in report["checks"]]
+    assert names[0] == "macro_f1_retained"
+    parts = [f"recall_drop[{label}]" for label in ("cat", "dog", "owl")]
+    parts += [f"accuracy_drop[topic={value}]" for value in "ab"]
+    assert {*parts, "flip_rate", "agreement", "divergence"} < set(names)
+    assert not [check for check in report["checks"] if check["verdict"] == "regression"]
+
+
 def test_limits_on_slices_need_slices(gate: Callable[..., Result]):
     found = gate("--max-slice-drop", 0.1)
     assert found.exit_code == 2
     assert "name some by --slice-column" in found.stderr
+
+
+@pytest.mark.parametrize("name", list(GateGroup.members))
+def test_subcommands_have_help_and_an_example_without_torch(name: str):
+    words = ["gate", name, "--help"]
+    script = (
+        "import sys\nfrom tcompress.cli import cli\n"
+        f"cli({words!r}, standalone_mode=False)\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'scipy', 'onnx'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert f"tcompress gate {name}" in result.stdout.split("Example:")[1]

@@ -71,6 +71,7 @@ def test_sections_and_flat_keys_say_the_same(tmp_path: Path):
         ("batch = 1.5", "batch must be a whole number above 0, got 1.5"),
         ("slice_columns = 'topic'", "slice_columns must be a list of names, got 'topic'"),
         ("on_inconclusive = 'pass'", "on_inconclusive must be one of fail, warn, got 'pass'"),
+        ("metric = 'acuracy'", "metric must be one of accuracy, .*, got 'acuracy'"),
         ("max_drop = ", "cannot be read as TOML"),
     ],
 )
