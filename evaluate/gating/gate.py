@@ -103,9 +103,11 @@ def gate(
     notes += repeated_inputs_notes(examples) + (() if recorded is None else recorded.notes())
     if found.truncated:
         notes += (f"{found.truncated:,} examples were cut off at the longest input of the model",)
+    resources = check_resources(policy, bench)
     return replace(
         report,
-        checks=(*report.checks, *check_resources(policy, bench)),
+        checks=(*report.checks, *resources),
+        advice=report.advice + _timing_advice(resources),
         baseline=str(baseline),
         candidate=str(candidate),
         notes=notes,
@@ -233,6 +235,13 @@ def _advice(checks: Sequence[Check], counts: PairedCounts, policy: Policy) -> tu
     if policy.max_drop is None or "accuracy_drop" not in unsettled:
         return ()
     return (advice(counts, policy.max_drop, policy.alpha),)
+
+
+def _timing_advice(resources: Sequence[Check]) -> tuple[str, ...]:
+    unsettled = [check.name for check in resources if check.verdict is Verdict.INCONCLUSIVE]
+    if not unsettled:
+        return ()
+    return (f"A larger --budget-s or a quieter machine tells more about: {', '.join(unsettled)}.",)
 
 
 def _facts(counts: PairedCounts, policy: Policy) -> dict[str, Any]:
