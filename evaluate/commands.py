@@ -1,6 +1,9 @@
 """The `evaluate` command."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +15,7 @@ from tcompress.options import (
     DataOptions,
     common_options,
     judged_data_options,
+    refuse_typed,
 )
 
 if TYPE_CHECKING:
@@ -19,8 +23,6 @@ if TYPE_CHECKING:
     from tcompress.workspace import Workspace
 
     from .measurement import Subject
-
-_CONFIDENCE = 0.95
 
 
 @click.command(context_settings=CONTEXT, short_help="Measure accuracy against latency; report.")
@@ -30,7 +32,21 @@ _CONFIDENCE = 0.95
     type=DIRECTORY,
     help="Baseline for the PATHs alone; else the workspace's model, with all artifacts.",
 )
+@click.option(
+    "--compare",
+    nargs=2,
+    type=DIRECTORY,
+    metavar="A B",
+    help="Two artifacts or model directories of any kind, side by side; A is the baseline. "
+    "Writes a report only with --output.",
+)
 @click.option("--output", type=DIRECTORY, help="Where to write the report; else the workspace.")
+@click.option(
+    "--margin",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Smallest drop in accuracy that is not acceptable, a fraction; else the workspace's "
+    "max_drop, else 0.01.",
+)
 @click.option(
     "--split",
     type=click.Choice(("train", "validation", "test")),
@@ -71,7 +87,9 @@ _CONFIDENCE = 0.95
 def evaluate(
     paths: tuple[Path, ...],
     model: Path | None,
+    compare: tuple[Path, Path] | None,
     output: Path | None,
+    margin: float | None,
     split: str,
     batches: tuple[int, ...],
     tokens: tuple[int, ...],
@@ -85,51 +103,71 @@ def evaluate(
 
     Every artifact, and every PATH besides, answers the test split and is timed, each on its own
     engine in a process of its own. The source model in PyTorch fp32 is the baseline. Writes
-    report.html, report.md and report.json.
+    report.html, report.md and report.json, and remembers the numbers in history.jsonl.
 
     \b
     Example:
       tcompress evaluate
       tcompress evaluate --batch 1 --batch 8 --tokens 128 --budget-s 60
       tcompress evaluate --model ./source --data test.csv --output report artifacts/export/onnx
+      tcompress evaluate --compare artifacts/export/onnx artifacts/export/onnx-int8
     """
     from tcompress.stages import DataSource, optional_workspace, seed_of
-    from tcompress.workspace import ANSWERS_DIRECTORY
 
+    from .comparison import show_comparison
     from .document import measure_document
-    from .reporting.report import write_report
+    from .showing import show_document
     from .tradeoff import Settings
 
+    if compare is not None:
+        refuse_typed(("paths", "model"), "does not go with --compare, which names both models")
     console = common.console
-    workspace = optional_workspace(common, needed=model is None or data.data is None)
-    target = _report_directory(workspace, output)
-    devices, gpu = _devices(device)
+    named = data.data is not None and (model is not None or compare is not None)
+    workspace = optional_workspace(common, needed=not named)
+    target = output if compare is not None else _report_directory(workspace, output)
+    if compare is None:
+        baseline, candidates, notes = _subjects(workspace, model, paths)
+    else:
+        baseline, candidates, notes = _compared(compare)
+    devices, gpu = _devices(device, baseline)
     if gpu is not None:
         console.say(gpu)
-    baseline, candidates, notes = _subjects(workspace, model, paths)
     for note in notes:
         console.warn(note)
-    document = measure_document(
-        baseline,
-        candidates,
-        DataSource(workspace, data).examples(split),
-        Settings(
-            devices=devices,
-            batches=batches,
-            tokens=tokens or None,
-            budget_s=budget_s,
-            threads=threads,
-            seed=seed_of(common, workspace),
-            answers=target / ANSWERS_DIRECTORY,
-        ),
-        console,
-        split=split if data.data is None else None,
-        gpu=gpu,
-        scores_file=None if workspace is None else workspace.scores_file,
-        notes=notes,
-    )
+    with _answers_directory(workspace, target) as answers:
+        document = measure_document(
+            baseline,
+            candidates,
+            DataSource(workspace, data).examples(split),
+            Settings(
+                devices=devices,
+                batches=batches,
+                tokens=tokens or None,
+                budget_s=budget_s,
+                threads=threads,
+                seed=seed_of(common, workspace),
+                answers=answers,
+            ),
+            console,
+            margin=_margin(workspace, margin),
+            split=split if data.data is None else None,
+            gpu=gpu,
+            scores_file=None if workspace is None or compare else workspace.scores_file,
+            notes=notes,
+        )
+    if target is not None:
+        _keep(document, target, console)
+    show = show_document if compare is None else show_comparison
+    show(console, document)
+
+
+def _keep(document: dict[str, Any], target: Path, console: "Console") -> None:
+    """Write the report, with what former runs measured, and remember this one."""
+    from .history import HISTORY_FILE, remember
+    from .reporting.report import write_report
+
+    document["earlier"] = remember(document, target / HISTORY_FILE, console)
     write_report(document, target)
-    _show(console, document)
     console.say(f"evaluate: wrote {target / 'report.html'}, report.md and report.json")
 
 
@@ -142,6 +180,36 @@ def _report_directory(workspace: "Workspace | None", output: Path | None) -> Pat
         return workspace.report_directory
     msg = "without a workspace, name where to write the report with --output"
     raise RequestError(msg)
+
+
+@contextmanager
+def _answers_directory(workspace: "Workspace | None", target: Path | None) -> Iterator[Path]:
+    """Give the directory to keep answers in; one that goes away where nothing is written."""
+    from tcompress.workspace import ANSWERS_DIRECTORY
+
+    if target is not None:
+        yield target / ANSWERS_DIRECTORY
+    elif workspace is not None:
+        yield workspace.answers_directory
+    else:
+        with TemporaryDirectory(prefix="tcompress-") as directory:
+            yield Path(directory)
+
+
+def _margin(workspace: "Workspace | None", margin: float | None) -> float:
+    from tcompress.workspace import WorkspaceConfig
+
+    if margin is not None:
+        return margin
+    return WorkspaceConfig.max_drop if workspace is None else workspace.config.max_drop
+
+
+def _compared(pair: tuple[Path, Path]) -> tuple["Subject", list["Subject"], list[str]]:
+    """Describe two models, and what there is to say about them."""
+    from .subjects import compared_subjects, saturation_notes
+
+    first, second = compared_subjects(*pair)
+    return first, [second], list(saturation_notes(pair))
 
 
 def _subjects(
@@ -168,69 +236,26 @@ def _subjects(
     return baseline, subjects, [*notes, *more, *doubts]
 
 
-def _devices(choice: str) -> tuple[tuple[str, ...], str | None]:
+def _devices(choice: str, baseline: "Subject") -> tuple[tuple[str, ...], str | None]:
     """Return the devices to measure on, and why there is no GPU among them."""
     import torch
 
     from tcompress.errors import DeviceError
 
-    available = torch.cuda.is_available()
+    from .tradeoff import runs_on_gpu
+
     if choice == "cpu":
         return ("cpu",), "GPU: not measured, as --device cpu says"
+    missing = None if torch.cuda.is_available() else "none here"
+    if missing is None and not runs_on_gpu(baseline):
+        missing = f"the baseline {baseline.name} runs on the CPU only"
     if choice == "cuda":
-        if not available:
-            msg = "--device cuda: torch finds no GPU here"
+        if missing is not None:
+            msg = f"--device cuda: {missing}; choose --device cpu"
             raise DeviceError(msg)
         return ("cuda",), None
-    if available:
-        return ("cpu", "cuda"), None
-    return ("cpu",), "GPU: none here; measured on the CPU only"
-
-
-def _show(console: "Console", document: dict[str, Any]) -> None:
-    if console.as_json:
-        console.show_json(document)
-        return
-    shapes: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
-    for entry in document["measurements"]:
-        shape = (entry["device"], entry["batch"], entry["tokens"])
-        shapes.setdefault(shape, []).append(entry)
-    for (device, batch, tokens), entries in shapes.items():
-        threads = f", {entries[0]['latency_ms']['threads']} threads" if device == "cpu" else ""
-        metric = next(iter(entries[0]["metrics"]))
-        console.show(f"{device}, batch {batch}, {tokens} tokens{threads}")
-        console.table(
-            ("artifact", "format", "ms", "speed-up", metric, "drop", "MB"),
-            [_row(entry, metric) for entry in entries],
-        )
-    console.show(_noise_text(document["environment"]["noise_floor"]))
-    for note in document["notes"]:
-        console.show(f"Note: {note}.")
-
-
-def _noise_text(noise: dict[str, Any]) -> str:
-    if noise["confidence"] < _CONFIDENCE:
-        return "Noise: not known; there were too few rounds."
-    low, high = noise["low"] - 1, noise["high"] - 1
-    return f"Noise: the source, measured against itself, seems {low:+.1%} to {high:+.1%} faster."
-
-
-def _row(entry: dict[str, Any], metric: str) -> tuple[str, ...]:
-    drop, latency = entry["accuracy_drop"], entry["latency_ms"]["median"]
-    is_baseline = entry["speedup"]["blocks"] == 0
     return (
-        entry["artifact"] + (" (stale)" if entry["stale"] else ""),
-        entry["precision"],
-        f"{latency:.3g}" if latency < 100 else f"{latency:.0f}",
-        "1" if is_baseline else _speedup_text(entry["speedup"]),
-        f"{entry['metrics'][metric]:.4f}",
-        "" if is_baseline or drop is None else f"{drop:+.4f}",
-        f"{entry['size_bytes'] / 1e6:.1f}",
+        (("cpu",), f"GPU: {missing}; measured on the CPU only")
+        if missing
+        else (("cpu", "cuda"), None)
     )
-
-
-def _speedup_text(speedup: dict[str, Any]) -> str:
-    """Show a speed-up with half of its interval; `?` where there is no 95 % interval."""
-    if speedup["confidence"] < _CONFIDENCE:
-        return f"{speedup['value']:.2f} ?"
-    return f"{speedup['value']:.2f} ±{(speedup['high'] - speedup['low']) / 2:.2f}"

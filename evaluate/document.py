@@ -1,6 +1,7 @@
 """The report as one JSON document."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -14,8 +15,8 @@ from tcompress.data import Examples
 from tcompress.machine import describe_machine
 
 from .measurement import Measurement, Subject
+from .pareto import Point, pareto_front
 from .slices import slice_notes
-from .subjects import BASELINE
 from .tradeoff import NoiseFloor, Settings, measure_tradeoff
 
 SCHEMA_VERSION = 1
@@ -28,6 +29,7 @@ def measure_document(
     settings: Settings,
     console: Console,
     *,
+    margin: float,
     split: str | None = None,
     gpu: str | None = None,
     scores_file: Path | None = None,
@@ -36,11 +38,12 @@ def measure_document(
     """Measure, and put the result into the form that the report and other programs read.
 
     Args:
-        baseline: The source model, in fp32.
+        baseline: What the others are compared with.
         candidates: What is compared with it.
         examples: The examples that accuracy is measured on.
         settings: How to measure.
         console: Where to show the progress.
+        margin: Smallest drop in accuracy that is not acceptable, a fraction.
         split: The workspace's split that the examples are; None where they were named.
         gpu: Why no GPU is measured; None where one is.
         scores_file: What `score` wrote, or None.
@@ -59,7 +62,8 @@ def measure_document(
     measured = tradeoff.measurements
     return {
         "schema_version": SCHEMA_VERSION,
-        "baseline": BASELINE,
+        "baseline": baseline.name,
+        "margin": margin,
         "environment": describe_machine()
         | {
             "threads": measured[0].engine.threads,
@@ -77,9 +81,10 @@ def measure_document(
             "truncated": tradeoff.truncated,
         },
         "gpu": gpu,
-        "measurements": [measurement.to_json() for measurement in measured],
+        "measurements": _judged(measured, baseline, margin),
         "heads": None if scores_file is None else head_map(scores_file, measured),
         "flipped": _flipped(measured),
+        "earlier": [],
         "notes": [*notes, *slice_notes(examples), *tradeoff.notes],
     }
 
@@ -100,11 +105,41 @@ def head_map(scores_file: Path, measurements: Sequence[Measurement]) -> dict[str
         scores = [[float(value) for value in layer] for layer in document["heads"]]
     except (OSError, ValueError, KeyError, TypeError):
         return None  # never scored, or by another version: the report does without
-    plan = min(measurements, key=lambda m: m.macs).plan
+    plan = min(measurements, key=lambda m: math.inf if m.macs is None else m.macs).plan
     if tuple(len(layer) for layer in scores) != plan.source_heads:
         return None
     kept = [list(layer.heads) for layer in plan.layers]
     return {"criterion": criterion, "scores": scores, "kept": kept}
+
+
+def _judged(
+    measurements: Sequence[Measurement], baseline: Subject, margin: float
+) -> list[dict[str, Any]]:
+    """Return the entries, each with its standing among those of the same device and shape."""
+    settings: dict[tuple[str, int, int], list[Measurement]] = {}
+    for measurement in measurements:
+        setting = (measurement.engine.device, measurement.batch, measurement.tokens)
+        settings.setdefault(setting, []).append(measurement)
+    entries = []
+    for together in settings.values():
+        points = [_point(measurement, baseline) for measurement in together]
+        front = pareto_front(points, margin)
+        entries += [
+            measurement.to_json() | {"not_inferior": point.not_inferior(margin), "pareto": best}
+            for measurement, point, best in zip(together, points, front, strict=True)
+        ]
+    return entries
+
+
+def _point(measurement: Measurement, baseline: Subject) -> Point:
+    subject, quality = measurement.subject, measurement.quality
+    return Point(
+        latency_ms=measurement.latency.median_ms,
+        quality=next(iter(quality.metrics.values())),
+        drop_upper=None if quality.drop_interval is None else quality.drop_interval.high,
+        is_baseline=(subject.name, measurement.precision) == (baseline.name, baseline.precision),
+        is_stale=subject.stale,
+    )
 
 
 def _flipped(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:

@@ -29,6 +29,8 @@ class Subject:
         kind: `encoder`, `onnx`, `torchscript`, `program` or `openvino`.
         precision: Number format of its matrix products on a CPU.
         size_bytes: Size of its weights or model file, without tokenizer and configuration.
+        digest: Digest of the artifact or model.
+        source_digest: That of the unpruned model it stems from; its own for a model directory.
         plan: What it keeps of the source; None for a model directory, which keeps everything.
         stale: Whether what it was made from has been replaced since.
     """
@@ -39,6 +41,8 @@ class Subject:
     kind: str
     precision: str
     size_bytes: int
+    digest: str
+    source_digest: str
     plan: CompressionPlan | None = None
     stale: bool = False
 
@@ -145,7 +149,8 @@ class Measurement:
         speedup: Against the baseline on the same device.
         quality: How good the answers on that engine are.
         plan: What it keeps of the source.
-        macs: Multiply-accumulates of the layers' matrix products, for one example.
+        macs: Multiply-accumulates of the layers' matrix products, for one example; None where the
+            engine does not know the model's widths.
         memory_peak_bytes: Most memory that its process had held by its first answers,
             libraries included.
     """
@@ -159,7 +164,7 @@ class Measurement:
     speedup: Speedup
     quality: Quality
     plan: CompressionPlan
-    macs: int
+    macs: int | None
     memory_peak_bytes: int
 
     def to_json(self) -> dict[str, Any]:
@@ -168,6 +173,7 @@ class Measurement:
         return {
             "artifact": subject.name,
             "path": str(subject.directory),
+            "digest": subject.digest,
             "stage": subject.stage,
             "backend": self.engine.backend,
             "device": self.engine.device,

@@ -1,6 +1,7 @@
 """Which artifacts are measured, and what is known about them before they are opened."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tcompress.artifact import ENCODER_KIND, Artifact, Manifest, Parent, is_artifact
@@ -8,7 +9,7 @@ from tcompress.encoder import WEIGHTS_FILE
 from tcompress.errors import ModelError, RequestError
 from tcompress.machine import cpu_features, has_int8_dot
 from tcompress.runtime import ENGINE_FILES
-from tcompress.workspace import Workspace, reference_to
+from tcompress.workspace import Workspace, reference_to, source_of
 
 from .measurement import Subject
 
@@ -16,25 +17,64 @@ BASELINE = "source"
 
 
 def source_subject(directory: Path) -> Subject:
-    """Describe the source model: the baseline of every comparison.
+    """Describe the source model: the baseline of every comparison with a source.
 
     Args:
         directory: A model directory, or an artifact that still is an encoder.
 
     Raises:
-        ModelError: If it holds no weights.
+        ArtifactError: If the artifact is damaged.
+        ModelError: If the directory holds no weights.
+        RequestError: If the artifact is no encoder in fp32.
+    """
+    subject = model_subject(BASELINE, directory)
+    if (subject.kind, subject.precision) != (ENCODER_KIND, "fp32"):
+        what = f"{subject.kind} in {subject.precision}"
+        msg = (
+            f"{directory}: the source model must be an encoder in fp32, not {what}; "
+            "compare any two models with --compare"
+        )
+        raise RequestError(msg)
+    return subject if is_artifact(directory) else replace(subject, stage=BASELINE)
+
+
+def model_subject(name: str, directory: Path) -> Subject:
+    """Describe an artifact or a model directory, of any kind.
+
+    Args:
+        name: How the report is to call it.
+        directory: Where it is.
+
+    Raises:
+        ArtifactError: If the artifact is damaged.
+        ModelError: If the directory holds no weights.
     """
     if is_artifact(directory):
-        subject = _subject(BASELINE, Artifact.open(directory), stale=False)
-        if (subject.kind, subject.precision) == (ENCODER_KIND, "fp32"):
-            return subject
-        msg = f"{directory}: the baseline must be an encoder in fp32, not {subject.precision}"
-        raise RequestError(msg)
+        return _subject(name, Artifact.open(directory), stale=False)
     weights = directory / WEIGHTS_FILE
     if not weights.is_file():
         msg = f"{directory}: no {WEIGHTS_FILE} in it; not a model that can be measured"
         raise ModelError(msg)
-    return Subject(BASELINE, directory, BASELINE, ENCODER_KIND, "fp32", weights.stat().st_size)
+    size, digest = weights.stat().st_size, reference_to(directory).digest
+    return Subject(name, directory, "model", ENCODER_KIND, "fp32", size, digest, digest)
+
+
+def compared_subjects(first: Path, second: Path) -> tuple[Subject, Subject]:
+    """Describe two artifacts or model directories, of any kind, to set side by side.
+
+    Args:
+        first: The baseline.
+        second: What is compared with it.
+
+    Raises:
+        ArtifactError: If an artifact is damaged.
+        ModelError: If a directory holds no weights.
+        RequestError: If both are one directory.
+    """
+    if first.resolve() == second.resolve():
+        msg = f"--compare {first} {second}: both are one directory; name two"
+        raise RequestError(msg)
+    return model_subject(first.as_posix(), first), model_subject(second.as_posix(), second)
 
 
 def workspace_subjects(workspace: Workspace) -> tuple[list[Subject], list[str]]:
@@ -78,18 +118,13 @@ def named_subjects(paths: Sequence[Path], baseline: Path) -> tuple[list[Subject]
         ArtifactError: If an artifact is damaged.
         ModelError: If a directory holds no model.
     """
-    source = reference_to(baseline)
-    subjects, notes = [], []
-    for path in paths:
-        name = path.as_posix()
-        if not is_artifact(path):
-            plain = source_subject(path)
-            subjects.append(Subject(name, path, "model", ENCODER_KIND, "fp32", plain.size_bytes))
-            continue
-        artifact = Artifact.open(path)
-        subjects.append(_subject(name, artifact, stale=False))
-        if artifact.manifest.source.digest != source.digest:
-            notes.append(f"{name} was made from another source model than the baseline")
+    source = source_of(baseline)
+    subjects = [model_subject(path.as_posix(), path) for path in paths]
+    notes = [
+        f"{subject.name} was made from another source model than the baseline"
+        for subject in subjects
+        if is_artifact(subject.directory) and subject.source_digest != source.digest
+    ]
     return subjects, notes
 
 
@@ -130,6 +165,8 @@ def _subject(name: str, artifact: Artifact, *, stale: bool) -> Subject:
         kind=manifest.kind,
         precision=manifest.plan.precision if is_encoder else manifest.precision,
         size_bytes=_model_bytes(manifest),
+        digest=manifest.digest,
+        source_digest=manifest.source.digest,
         plan=manifest.plan,
         stale=stale,
     )

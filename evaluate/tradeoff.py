@@ -183,9 +183,18 @@ def enter(
     subjects = (baseline, *candidates)
     if device == "cpu":
         return [Entrant(subject, subject.precision, device) for subject in subjects], []
-    fitting = [s for s in subjects if (s.kind, s.precision) == (ENCODER_KIND, "fp32")]
+    fitting = [subject for subject in subjects if runs_on_gpu(subject)]
     left_out = [subject.name for subject in subjects if subject not in fitting]
     return [Entrant(s, name, device) for s in fitting for name in _GPU_FORMATS], left_out
+
+
+def runs_on_gpu(subject: Subject) -> bool:
+    """Tell whether a subject can be measured on a GPU: exported files and int8 cannot.
+
+    Args:
+        subject: A subject.
+    """
+    return (subject.kind, subject.precision) == (ENCODER_KIND, "fp32")
 
 
 def input_tokens(examples: Examples, wanted: tuple[int, ...] | None, max_tokens: int) -> list[int]:
@@ -309,6 +318,7 @@ def _measurement(
     batch, tokens = shape
     plan = subject.plan or info.plan
     assert plan is not None, "an encoder always has a plan"
+    geometry = _geometry(item, source)
     return Measurement(
         subject=subject,
         engine=info,
@@ -325,9 +335,16 @@ def _measurement(
         speedup=result.speedups.get(key) or Speedup.of_baseline(),
         quality=item.quality,
         plan=plan,
-        macs=plan_macs(plan, info if info.head_sizes else source.info, tokens),
+        macs=None if geometry is None else plan_macs(plan, geometry, tokens),
         memory_peak_bytes=item.memory_peak_bytes,
     )
+
+
+def _geometry(item: _Answered, source: _Answered) -> EngineInfo | None:
+    """Return an engine that knows the widths of a model: its own, or one of the same source."""
+    same = item.entrant.subject.source_digest == source.entrant.subject.source_digest
+    known = [item.info, source.info] if same else [item.info]
+    return next((info for info in known if info.head_sizes), None)
 
 
 def _doubts(device: str, shape: tuple[int, int], result: Race, foreign_load: float) -> list[str]:
