@@ -167,11 +167,10 @@ def _show_times(console: Console, entries: list[Entry], baseline: str) -> None:
 def _show_quality(console: Console, entries: list[Entry], baseline: str, margin: float) -> None:
     metric = next(iter(entries[0]["metrics"]))
     console.table(
-        ("artifact", "format", metric, "drop", "at most", "lost", "gained", "MB", "quality"),
+        ("artifact", metric, "drop", "at most", "lost", "gained", "MB", "quality"),
         [
             (
-                _name(entry),
-                entry["precision"],
+                _name(entry, "" if entry["device"] == "cpu" else f" {entry['precision']}"),
                 f"{entry['metrics'][metric]:.4f}",
                 *(("", "", "", "") if is_base else _drop_cells(entry)),
                 f"{entry['size_bytes'] / 1e6:.1f}",
@@ -214,10 +213,10 @@ def _marked(entries: list[Entry], baseline: str) -> list[tuple[Entry, bool]]:
     return [(entry, entry is first) for entry in entries]
 
 
-def _name(entry: Entry) -> str:
-    """Return the end of a long name."""
-    name = str(entry["artifact"])
-    return name if len(name) <= _LONGEST_NAME else f"..{name[2 - _LONGEST_NAME :]}"
+def _name(entry: Entry, more: str = "") -> str:
+    """Return the end of a long name, and behind it what tells two of that name apart."""
+    name, room = str(entry["artifact"]), _LONGEST_NAME - len(more)
+    return (name if len(name) <= room else f"..{name[2 - room :]}") + more
 
 
 def _noise_text(noise: dict[str, Any]) -> str:

@@ -1,0 +1,110 @@
+from typing import Any
+
+import pytest
+
+from tcompress.console import Console
+from tcompress.evaluate.showing import show_document
+
+Document = dict[str, Any]
+
+
+def entry(name: str, precision: str = "fp32", **changes: Any) -> Document:
+    speedup = {"value": 12.34, "low": 11.2, "high": 13.5, "confidence": 0.95, "verdict": "faster"}
+    numbers = {
+        "latency_ms": {"median": 123.4, "threads": 2},
+        "speedup": speedup,
+        "metrics": {"accuracy": 0.8876},
+        "accuracy_drop": 0.0123,
+        "accuracy_drop_interval": {"low": 0.001, "high": 0.0234},
+        "flips": {"lost": 1234, "gained": 1100},
+        "size_bytes": 438_000_000,
+        "not_inferior": False,
+        "pareto": False,
+        "stale": False,
+    }
+    setting = {"device": "cpu", "batch": 1, "tokens": 128}
+    return {"artifact": name, "precision": precision} | setting | numbers | changes
+
+
+@pytest.fixture
+def document() -> Document:
+    proved = {"accuracy_drop_interval": {"low": -0.01, "high": 0.004}, "not_inferior": True}
+    lost = {"accuracy_drop_interval": {"low": 0.02, "high": 0.04}}
+    speedup = {"value": 2.5, "low": 2.4, "high": 2.6, "confidence": 0.95, "verdict": "faster"}
+    return {
+        "baseline": "source",
+        "margin": 0.01,
+        "environment": {"noise_floor": {"low": 0.98, "high": 1.01, "confidence": 0.95}},
+        "data": {"examples": 1000, "labelled": True},
+        "measurements": [
+            entry("source", pareto=True, not_inferior=True),
+            entry("export/onnx-of-a-very-long-name-int8", "int8", pareto=True, **proved),
+            entry("prune", stale=True, **lost),
+            entry("finetune"),
+        ],
+        "mixes": [
+            {
+                "artifact": "export/onnx-of-a-very-long-name-int8",
+                "precision": "int8",
+                "scenario": "single_stream",
+                "tokens_mean": 23.4,
+                "tokens_max": 61,
+                "latency_ms": {"median": 7.654},
+                "examples_per_s": 1234.5,
+                "speedup": speedup,
+            }
+        ],
+        "earlier": [entry("gone")],
+        "notes": ["a note"],
+    }
+
+
+def test_wide_numbers_and_long_names_fit_into_80_columns_uncut(document, capsys):
+    show_document(Console(), document)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= 80
+    assert not any("…" in line for line in lines)
+
+
+def test_words_tell_what_is_proved_and_what_stands_on_the_front(document, capsys):
+    show_document(Console(), document)
+    found = [words for line in capsys.readouterr().out.splitlines() if (words := line.split())]
+    last = {words[0]: words[-1] for words in found if words[1:2] in (["fp32"], ["int8"])}
+    assert (last["source"], last["prune"]) == ("yes", "stale")
+    quality = {words[0]: words[-1] for words in found if words[1:2] == ["0.8876"]}
+    assert quality == {
+        "source": "baseline",
+        "..y-long-name-int8": "holds",
+        "prune": "worse",
+        "finetune": "unproved",
+    }
+
+
+def test_formats_of_one_artifact_are_told_apart_on_a_gpu(document, capsys):
+    document["measurements"] = [
+        entry("source", name, device="cuda", pareto=name == "bf16") for name in ("fp32", "bf16")
+    ]
+    show_document(Console(), document)
+    out = capsys.readouterr().out
+    assert "source fp32" in out
+    assert "source bf16" in out
+
+
+def test_own_lengths_noise_and_former_runs_are_told(document, capsys):
+    show_document(Console(), document)
+    out = capsys.readouterr().out
+    assert "The data's own lengths: 23 tokens on average, 61 at most" in out
+    assert "seems -2.0% to +1.0% faster" in out
+    assert "the report greys 1 points of artifacts now gone" in out
+    assert "Note: a note." in out
+
+
+def test_without_labels_no_quality_is_claimed(document, capsys):
+    document["data"]["labelled"] = False
+    for item in document["measurements"]:
+        item |= {"metrics": {"agreement": 0.99}, "accuracy_drop": None, "flips": None}
+        item |= {"accuracy_drop_interval": None, "not_inferior": None}
+    show_document(Console(), document)
+    out = capsys.readouterr().out
+    assert "nothing is proved without labels" in out
+    assert "holds" not in out
