@@ -1,7 +1,7 @@
 """The gate's report as Markdown, for a job's summary or a comment on a pull request.
 
-Names of labels, slices and paths are anyone's: what holds one stands as code, where it neither links,
-nor mentions, nor ends a cell.
+Names of labels, slices and paths are anyone's: what holds one stands as code, where it neither
+links, nor mentions, nor ends a cell.
 """
 
 import re
