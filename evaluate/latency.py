@@ -3,13 +3,14 @@
 In every round each contender has two turns: all of them in a random order, and then in the reverse
 of that order (`b a c c a b`). A drift of the machine that is linear over the round thereby weighs
 the same on everyone. A round gives one ratio per candidate, the baseline's latency over the
-candidate's; the speed-up is the median of these ratios, its interval a bootstrap over the rounds.
+candidate's; the speed-up is the median of these ratios, with an interval over the rounds.
 Where there are many candidates, a round has several blocks, each with turns of the baseline's own.
 """
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -55,20 +56,73 @@ class Pace:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """What a contender did in one turn.
+
+    Attributes:
+        start_s: When it began, since the race did.
+        samples_ns: Duration of each measured call.
+    """
+
+    start_s: float
+    samples_ns: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Race:
     """Outcome of measuring contenders against each other.
 
     Attributes:
-        samples_ns: Every measured call, per contender.
+        turns: Every turn, per contender.
         paces: Calls and warm-up of a turn, per contender.
-        speedups: Against the baseline, per candidate.
-        settled: Whether every speed-up is known as well as was asked for.
+        ratios: The baseline's latency over that of a candidate: per candidate, set of processes
+            and block.
+        half_width: How well every speed-up was to be known.
+        seed: Seed of the bootstrap.
     """
 
-    samples_ns: dict[str, tuple[int, ...]]
+    turns: dict[str, tuple[Turn, ...]]
     paces: dict[str, Pace]
-    speedups: dict[str, Speedup]
-    settled: bool
+    ratios: dict[str, tuple[tuple[float, ...], ...]]
+    half_width: float = WANTED_HALF_WIDTH
+    seed: int = 0
+
+    @cached_property
+    def speedups(self) -> dict[str, Speedup]:
+        """Speed-up over the baseline, per candidate."""
+        return {
+            name: Speedup.of(*sessions, seed=self.seed) for name, sessions in self.ratios.items()
+        }
+
+    @property
+    def samples_ns(self) -> dict[str, tuple[int, ...]]:
+        """Duration of every measured call, per contender."""
+        return {
+            name: tuple(sample for turn in turns for sample in turn.samples_ns)
+            for name, turns in self.turns.items()
+        }
+
+    @property
+    def settled(self) -> bool:
+        """Whether every speed-up is known as well as was asked for."""
+        return all(_is_known(speedup, self.half_width) for speedup in self.speedups.values())
+
+    def then(self, other: "Race") -> "Race":
+        """Join it with the race of the same contenders in processes of their own.
+
+        Args:
+            other: What was measured after it.
+        """
+        end = max((turns[-1].start_s for turns in self.turns.values() if turns), default=0.0)
+        later = {
+            name: tuple(replace(turn, start_s=end + turn.start_s) for turn in turns)
+            for name, turns in other.turns.items()
+        }
+        return replace(
+            self,
+            turns={name: turns + later[name] for name, turns in self.turns.items()},
+            ratios={name: blocks + other.ratios[name] for name, blocks in self.ratios.items()},
+        )
 
 
 def race(
@@ -96,25 +150,28 @@ def race(
         clock: Tells the time in seconds.
         watch: Shows the progress over the rounds.
     """
-    deadline = clock() + budget_s
+    begin = clock()
+    deadline = begin + budget_s
     paces = _paces(contenders, budget_s, turn_s)
     rng = np.random.default_rng(seed)
-    samples: dict[str, list[int]] = {name: [] for name in contenders}
+    turns: dict[str, list[Turn]] = {name: [] for name in contenders}
     ratios: dict[str, list[float]] = {name: [] for name in contenders if name != baseline}
     for _ in watch(_rounds(ratios, deadline, clock, half_width)):
         for order in _blocks(list(ratios), baseline, block or len(contenders), rng):
             medians: dict[str, float] = dict.fromkeys(order, 0.0)
             for name in (*order, *reversed(order)):
+                start_s = clock() - begin
                 taken = contenders[name].turn(paces[name].calls, paces[name].warmup)
-                samples[name].extend(taken)
+                turns[name].append(Turn(start_s, tuple(taken)))
                 medians[name] += float(np.median(taken))
             for name in medians.keys() & ratios.keys():
                 ratios[name].append(medians[baseline] / medians[name])
     return Race(
-        {name: tuple(taken) for name, taken in samples.items()},
+        {name: tuple(taken) for name, taken in turns.items()},
         paces,
-        {name: Speedup.of(blocks, seed) for name, blocks in ratios.items()},
-        _settled(ratios, half_width),
+        {name: (tuple(blocks),) for name, blocks in ratios.items()},
+        half_width,
+        seed,
     )
 
 
@@ -143,8 +200,13 @@ def _rounds(
 
 
 def _settled(ratios: Mapping[str, Sequence[float]], half_width: float) -> bool:
-    speedups = (Speedup.of(blocks) for blocks in ratios.values())
-    return all(s.blocks >= FEWEST_ROUNDS and s.half_width <= half_width for s in speedups)
+    if min(map(len, ratios.values()), default=FEWEST_ROUNDS) < FEWEST_ROUNDS:
+        return False
+    return all(_is_known(Speedup.of(blocks), half_width) for blocks in ratios.values())
+
+
+def _is_known(speedup: Speedup, half_width: float) -> bool:
+    return speedup.blocks >= FEWEST_ROUNDS and speedup.half_width <= half_width
 
 
 def _paces(contenders: Mapping[str, Timed], budget_s: float, turn_s: float) -> dict[str, Pace]:

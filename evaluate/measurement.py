@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,6 +17,10 @@ from .statistics import Interval, ratio_interval
 # A percentile is shown from so many samples on that its 95 % interval lies inside the sample.
 _SAMPLES_FOR = {90: 64, 99: 662}
 _NS_PER_MS = 1e6
+EQUIVALENCE = 0.02
+"""Difference in latency, as a fraction, that is of no use."""
+CONFIDENCE = 0.95
+"""Confidence without which nothing is said about a speed-up."""
 
 
 @dataclass(frozen=True)
@@ -95,30 +100,49 @@ class Latency:
         }
 
 
+class SpeedVerdict(StrEnum):
+    """What the blocks prove about a speed-up."""
+
+    FASTER = "faster"
+    SLOWER = "slower"
+    EQUIVALENT = "equivalent"
+    INCONCLUSIVE = "inconclusive"
+
+
 @dataclass(frozen=True)
 class Speedup:
     """Latency of the baseline over that of the candidate; above 1 the candidate is faster.
 
     Attributes:
         value: Median over the blocks.
-        interval: Bootstrap interval of that median, with the confidence it really has.
+        interval: Interval of that median, with the confidence it really has.
         blocks: Number of blocks.
+        processes: Number of processes that each of the two was measured in.
     """
 
     value: float
     interval: Interval
     blocks: int
+    processes: int = 1
 
     @classmethod
-    def of(cls, ratios: Sequence[float], seed: int = 0) -> Self:
+    def of(cls, *sessions: Sequence[float], seed: int = 0) -> Self:
         """Estimate a speed-up from one ratio per block.
 
+        Two processes of one engine differ: each has its own place in memory. With several, the
+        interval therefore also covers the median of every single one.
+
         Args:
-            ratios: Latency of the baseline over that of the candidate, per block.
+            sessions: For each pair of processes, the baseline's latency over the candidate's, per
+                block.
             seed: Seed of the bootstrap.
         """
-        value, interval = ratio_interval(ratios, seed=seed)
-        return cls(value, interval, len(ratios))
+        ratios = [ratio for session in sessions for ratio in session]
+        value, within = ratio_interval(ratios, seed=seed)
+        medians = [float(np.median(session)) for session in sessions if len(session)]
+        low, high = min(within.low, *medians), max(within.high, *medians)
+        interval = Interval(low, high, within.confidence) if len(medians) > 1 else within
+        return cls(value, interval, len(ratios), len(medians))
 
     @classmethod
     def of_baseline(cls) -> Self:
@@ -130,9 +154,31 @@ class Speedup:
         """Half of the interval's width, as a fraction of the value."""
         return (self.interval.high - self.interval.low) / 2 / self.value
 
+    @property
+    def verdict(self) -> SpeedVerdict | None:
+        """What is proved; None for the baseline itself.
+
+        Equivalent is an interval that lies within `EQUIVALENCE` of 1 (two one-sided tests), even
+        where it does not contain 1: a difference of that size is of no use.
+        """
+        if self.blocks == 0:
+            return None
+        low, high = self.interval.low, self.interval.high
+        if self.interval.confidence < CONFIDENCE:
+            return SpeedVerdict.INCONCLUSIVE
+        if 1 / (1 + EQUIVALENCE) <= low and high <= 1 + EQUIVALENCE:
+            return SpeedVerdict.EQUIVALENT
+        if low > 1:
+            return SpeedVerdict.FASTER
+        return SpeedVerdict.SLOWER if high < 1 else SpeedVerdict.INCONCLUSIVE
+
     def to_json(self) -> dict[str, Any]:
-        """Return value, bounds, confidence and number of blocks."""
-        return {"value": self.value} | asdict(self.interval) | {"blocks": self.blocks}
+        """Return value, bounds, confidence, verdict, and how much they rest on."""
+        return (
+            {"value": self.value}
+            | asdict(self.interval)
+            | {"blocks": self.blocks, "processes": self.processes, "verdict": self.verdict}
+        )
 
 
 @dataclass(frozen=True)

@@ -47,13 +47,16 @@ def ratio_interval(
     seed: int = 0,
     resamples: int = 2000,
 ) -> tuple[float, Interval]:
-    """Estimate the median of per-block latency ratios, with a bootstrap interval over blocks.
+    """Estimate the median of per-block latency ratios, with an interval over blocks.
+
+    The interval is the wider of two on each side: the percentile bootstrap, which alone holds the
+    true median in 92 to 94 of 100 cases with 6 to 20 blocks (simulated with log-normal ratios), and
+    the exact one between two of the sorted blocks, by the binomial distribution.
 
     The range of k blocks holds the true median with the probability 1 - 2**(1 - k), and no
     interval between two of them can do better. With fewer blocks than `confidence` needs (6 for
     0.95) the range itself is returned with that lower confidence; of a single block this is the
-    block's value with confidence 0. A claim must therefore look at `Interval.confidence`. From 6 to
-    10 blocks a nominal 0.95 is really about 0.93 (simulated with log-normal ratios).
+    block's value with confidence 0. A claim must therefore look at `Interval.confidence`.
 
     Args:
         ratios: One ratio of latencies per block, `(blocks,)`, positive, without unit.
@@ -62,7 +65,7 @@ def ratio_interval(
         resamples: Number of bootstrap samples.
 
     Returns:
-        The median and its percentile bootstrap interval.
+        The median and its interval.
 
     Raises:
         ValueError: If `ratios` is empty or holds anything but finite positive numbers,
@@ -81,7 +84,8 @@ def ratio_interval(
     drawn = np.random.default_rng(seed).choice(values, size=(resamples, values.size))
     tail = (1 - confidence) / 2
     low, high = np.quantile(np.median(drawn, axis=1), [tail, 1 - tail])
-    return median, Interval(float(low), float(high), confidence)
+    exact = stats.quantile_test(values, q=median, p=0.5).confidence_interval(confidence)
+    return median, Interval(float(min(low, exact.low)), float(max(high, exact.high)), confidence)
 
 
 def bootstrap_intervals(

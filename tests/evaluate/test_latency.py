@@ -117,3 +117,39 @@ def test_speedup_interval_holds_the_median_ratio():
     speedup = Speedup.of([float(ratio) for ratio in ratios])
     assert speedup.interval.low < 3 < speedup.interval.high
     assert speedup.half_width < 0.05
+
+
+@pytest.mark.parametrize(
+    ("ratios", "verdict"),
+    [
+        pytest.param([1.2, 1.21, 1.22] * 4, "faster", id="faster"),
+        pytest.param([0.8, 0.81, 0.82] * 4, "slower", id="slower"),
+        pytest.param([1.0, 1.01, 1.015] * 4, "equivalent", id="equivalent though above 1"),
+        pytest.param([0.9, 1.0, 1.1] * 4, "inconclusive", id="wide"),
+        pytest.param([1.2, 1.21, 1.22], "inconclusive", id="too few blocks"),
+    ],
+)
+def test_verdict_says_what_the_blocks_prove(ratios: list[float], verdict: str):
+    assert Speedup.of(ratios).to_json()["verdict"] == verdict
+    assert Speedup.of_baseline().verdict is None
+
+
+def test_processes_that_disagree_widen_the_interval_to_hold_them_all():
+    first, second = [1.00, 1.01, 0.99] * 4, [1.10, 1.11, 1.09] * 4
+    alone, both = Speedup.of(first), Speedup.of(first, second)
+    assert (alone.processes, both.processes, both.blocks) == (1, 2, 24)
+    assert alone.verdict == "equivalent"
+    assert both.interval.low <= 1.0
+    assert both.interval.high >= 1.1
+    assert both.verdict == "inconclusive"
+
+
+def test_races_in_new_processes_join_in_the_order_of_time():
+    machine = Machine()
+    one = run(machine, {"base": 10.0, "fast": 5.0}, budget_s=2)
+    two = run(machine, {"base": 10.0, "fast": 4.0}, budget_s=2)
+    joined = one.then(two)
+    assert joined.speedups["fast"].processes == 2
+    starts = [turn.start_s for turn in joined.turns["base"]]
+    assert starts == sorted(starts)
+    assert len(joined.samples_ns["base"]) == sum(len(r.samples_ns["base"]) for r in (one, two))
