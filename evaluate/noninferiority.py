@@ -293,8 +293,8 @@ def required_examples(
 
     Returns:
         Number of examples with a `pass_probability` of at least `power`, while one example less
-        has not. As tables are discrete, a little more of them can fall short of it again, by up to
-        0.05.
+        has not. As tables are discrete, a little more of them can fall short of it again, by less
+        than 0.01.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -481,7 +481,8 @@ def product_tail(
     if rate[1] == 0:
         return float(1 - start)
     factor = slope * special.betaincinv(*share, start + (1 - start) * _NODES) - offset
-    reach = np.minimum(size / factor, 1.0)
+    # Rounding can put a factor below the size that it starts from.
+    reach = np.divide(size, factor, out=np.ones_like(factor), where=factor > size)
     return float((1 - start) * (_WEIGHTS @ (1 - special.betainc(*rate, reach))))
 
 

@@ -222,6 +222,12 @@ def test_planned_examples_prove_the_margin_with_at_least_the_planned_power(
     assert min(after) > 0.79
 
 
+@pytest.mark.parametrize(("margin", "flip_rate"), [(0.1, 0.2), (0.015, 0.002), (0.1, 0.002)])
+def test_plan_holds_at_its_edges(margin: float, flip_rate: float) -> None:
+    n = required_examples(margin, flip_rate)
+    assert 0.8 <= pass_probability(n, margin, flip_rate) <= 1
+
+
 @pytest.mark.parametrize(("n", "flip_rate", "damage"), [(300, 0.02, 0.01), (872, 0.1, 0.0)])
 def test_chance_of_a_pass_is_that_of_the_verdicts(n: int, flip_rate: float, damage: float) -> None:
     expected = error_rates(n, flip_rate, damage, margin=0.01)[0]
