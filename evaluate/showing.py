@@ -95,14 +95,16 @@ def milliseconds(value: float) -> str:
 
 
 def speedup_text(speedup: dict[str, Any]) -> str:
-    """Return a speed-up with half of its interval; `?` where there is no 95 % interval.
+    """Return a speed-up and half of its interval, in three digits; `?` for no 95 % interval.
 
     Args:
         speedup: The entry's `speedup`.
     """
+    value = speedup["value"]
+    places = 2 if value < 10 else 1 if value < 100 else 0
     if not is_known(speedup):
-        return f"{speedup['value']:.2f} ?"
-    return f"{speedup['value']:.2f} ±{(speedup['high'] - speedup['low']) / 2:.2f}"
+        return f"{value:.{places}f} ?"
+    return f"{value:.{places}f} ±{(speedup['high'] - speedup['low']) / 2:.{places}f}"
 
 
 def is_known(speedup: dict[str, Any]) -> bool:
@@ -147,16 +149,16 @@ def _show_times(console: Console, entries: list[Entry], baseline: str) -> None:
     """Show how fast each artifact is; a bar is as long as its part of the largest speed-up."""
     most = max(entry["speedup"]["value"] for entry in entries)
     console.table(
-        ("artifact", "format", "ms", "", "speed-up", "verdict", "front"),
+        ("artifact", "", "format", "ms", "", "speed-up", "verdict"),
         [
             (
                 _name(entry),
+                _sign(entry),
                 entry["precision"],
                 milliseconds(entry["latency_ms"]["median"]),
                 console.bar(entry["speedup"]["value"] / most),
                 "1" if is_base else speedup_text(entry["speedup"]),
                 "baseline" if is_base else entry["speedup"].get("verdict") or "",
-                "stale" if entry["stale"] else "yes" if entry["pareto"] else "",
             )
             for entry, is_base in _marked(entries, baseline)
         ],
@@ -202,8 +204,8 @@ def _legend(margin: float, *, labelled: bool) -> Iterator[str]:
         "95 %. Lost, gained: answers that were right before, or are now."
     )
     yield (
-        "Front: of the baseline and all that holds, what nothing else there beats in time or "
-        "accuracy without losing in the other. Stale artifacts are left out."
+        "* is on the front: of the baseline and all that holds, nothing else beats it in time or "
+        "accuracy without losing in the other. ~ is stale, made from what was replaced since."
     )
 
 
@@ -211,6 +213,12 @@ def _marked(entries: list[Entry], baseline: str) -> list[tuple[Entry, bool]]:
     """Return each entry, and whether it is the baseline itself: on a GPU in fp32 only."""
     first = next(entry for entry in entries if entry["artifact"] == baseline)
     return [(entry, entry is first) for entry in entries]
+
+
+def _sign(entry: Entry) -> str:
+    if entry["stale"]:
+        return "~"
+    return "*" if entry["pareto"] else ""
 
 
 def _name(entry: Entry, more: str = "") -> str:
