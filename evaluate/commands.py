@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from .measurement import Subject
 
 
+_MOST_PROCESSES, _SECONDS_PER_PROCESS = 5, 30
+
+
 @click.command(context_settings=CONTEXT, short_help="Measure accuracy against latency; report.")
 @click.argument("paths", nargs=-1, type=DIRECTORY, metavar="[PATH]...")
 @click.option(
@@ -70,8 +73,14 @@ if TYPE_CHECKING:
 @click.option(
     "--budget-s",
     type=click.FloatRange(0, min_open=True),
-    default=12.0,
+    default=20.0,
     help="Seconds for all latencies together.",
+)
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    help="Times that every engine is started anew, as two starts differ; else one for each 30 s "
+    "of the budget, five at most.",
 )
 @click.option(
     "--device",
@@ -94,6 +103,7 @@ def evaluate(
     batches: tuple[int, ...],
     tokens: tuple[int, ...],
     budget_s: float,
+    processes: int | None,
     device: str,
     threads: int | None,
     data: DataOptions,
@@ -144,6 +154,7 @@ def evaluate(
                 batches=batches,
                 tokens=tokens or None,
                 budget_s=budget_s,
+                processes=processes or _processes(budget_s),
                 threads=threads,
                 seed=seed_of(common, workspace),
                 answers=answers,
@@ -159,6 +170,11 @@ def evaluate(
         _keep(document, target, console)
     show = show_document if compare is None else show_comparison
     show(console, document)
+
+
+def _processes(budget_s: float) -> int:
+    """Return how often to start every engine: often enough to matter, rarely enough to pay."""
+    return int(min(_MOST_PROCESSES, max(1, budget_s // _SECONDS_PER_PROCESS)))
 
 
 def _keep(document: dict[str, Any], target: Path, console: "Console") -> None:
@@ -242,7 +258,7 @@ def _devices(choice: str, baseline: "Subject") -> tuple[tuple[str, ...], str | N
 
     from tcompress.errors import DeviceError
 
-    from .tradeoff import runs_on_gpu
+    from .entrants import runs_on_gpu
 
     if choice == "cpu":
         return ("cpu",), "GPU: not measured, as --device cpu says"

@@ -166,7 +166,7 @@ class Speedup:
         low, high = self.interval.low, self.interval.high
         if self.interval.confidence < CONFIDENCE:
             return SpeedVerdict.INCONCLUSIVE
-        if 1 / (1 + EQUIVALENCE) <= low and high <= 1 + EQUIVALENCE:
+        if low >= 1 / (1 + EQUIVALENCE) and high <= 1 + EQUIVALENCE:
             return SpeedVerdict.EQUIVALENT
         if low > 1:
             return SpeedVerdict.FASTER
@@ -199,6 +199,7 @@ class Measurement:
             engine does not know the model's widths.
         memory_peak_bytes: Most memory that its process had held by its first answers,
             libraries included.
+        loads_ms: From the start of each of its processes to the first answer.
     """
 
     subject: Subject
@@ -212,6 +213,7 @@ class Measurement:
     plan: CompressionPlan
     macs: int | None
     memory_peak_bytes: int
+    loads_ms: tuple[float, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry of the report's `measurements`."""
@@ -228,6 +230,8 @@ class Measurement:
             "tokens": self.tokens,
             "latency_ms": self.latency.to_json(),
             "speedup": self.speedup.to_json(),
+            "throughput_per_s": 1e3 * self.batch / self.latency.median_ms,
+            "load_ms": {"median": float(np.median(self.loads_ms)), "n": len(self.loads_ms)},
             **self.quality.to_json(),
             "macs": self.macs,
             "size_bytes": subject.size_bytes,

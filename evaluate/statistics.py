@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +85,7 @@ def ratio_interval(
     drawn = np.random.default_rng(seed).choice(values, size=(resamples, values.size))
     tail = (1 - confidence) / 2
     low, high = np.quantile(np.median(drawn, axis=1), [tail, 1 - tail])
-    exact = stats.quantile_test(values, q=median, p=0.5).confidence_interval(confidence)
+    exact: Any = stats.quantile_test(values, q=median, p=0.5).confidence_interval(confidence)
     return median, Interval(float(min(low, exact.low)), float(max(high, exact.high)), confidence)
 
 

@@ -1,8 +1,7 @@
 """Accuracy against latency: every artifact on its own engine, beside the source model."""
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 import psutil
 
-from tcompress.artifact import ENCODER_KIND
 from tcompress.console import Console
 from tcompress.data import Examples
 from tcompress.plan import CompressionPlan
@@ -20,13 +18,14 @@ from .accuracy import Predictions, Watch, predict
 from .answers import AnswerBook, Question
 from .engine_info import EngineInfo
 from .engine_process import EngineProcess
+from .entrants import Entrant, enter
 from .latency import FEWEST_ROUNDS, Race, race
 from .measurement import Latency, Measurement, Speedup, Subject
 from .quality import Quality, judge
+from .sessions import Seat, open_session
 
 _CONTROL = "the baseline again"
 _USUAL_TOKENS = 128
-_GPU_FORMATS = ("fp32", "bf16")
 # Load by other programs from which on a report warns, and how long to listen for it.
 _FOREIGN_LOAD = 0.15
 _LISTEN_S = 0.5
@@ -41,6 +40,7 @@ class Settings:
         batches: Examples per call; each is measured with each of `tokens`.
         tokens: Tokens per example; None for 128, or the longest example of tensor data.
         budget_s: Time for all latencies together.
+        processes: Sets of processes that share that time.
         threads: Threads of every engine on the CPU; None for all CPUs that may be used.
         seed: Seed of inputs, orders and bootstraps.
         answers: Directory to keep every answer in.
@@ -51,6 +51,7 @@ class Settings:
     batches: tuple[int, ...] = (1,)
     tokens: tuple[int, ...] | None = None
     budget_s: float = 12.0
+    processes: int = 1
     threads: int | None = None
     seed: int = 0
 
@@ -95,26 +96,6 @@ class Tradeoff:
 
 
 @dataclass(frozen=True)
-class Entrant:
-    """A subject in one number format: what an engine is opened for.
-
-    Attributes:
-        subject: The artifact.
-        precision: Number format on the device.
-        device: `cpu` or `cuda`.
-    """
-
-    subject: Subject
-    precision: str
-    device: str
-
-    @property
-    def key(self) -> str:
-        """Name that no other entrant on the device has."""
-        return f"{self.subject.name} ({self.precision})"
-
-
-@dataclass(frozen=True)
 class _Answered:
     """What is known of an entrant before its latency."""
 
@@ -123,6 +104,22 @@ class _Answered:
     predictions: Predictions
     quality: Quality
     memory_peak_bytes: int
+    loads_ms: list[float]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What was measured on a device.
+
+    Attributes:
+        answered: Everyone, the baseline first.
+        races: Latencies, by batch and tokens.
+        loads: How busy other programs were before each race, as fractions of the CPUs.
+    """
+
+    answered: list[_Answered]
+    races: dict[tuple[int, int], Race]
+    loads: list[float]
 
 
 def measure_tradeoff(
@@ -145,56 +142,49 @@ def measure_tradeoff(
         TcompressError: If an artifact cannot be opened, does not fit the examples, or breaks.
     """
     measured, noise, notes, truncated = [], [], [], 0
-    book = AnswerBook(settings.answers)
     for device in settings.devices:
         entrants, left_out = enter(device, baseline, candidates)
         if left_out:
             notes.append(f"measured on the CPU only: {', '.join(left_out)}")
-        with _engines(entrants, settings, console) as (engines, control):
-            shapes = _shapes(settings, examples, engines[0].info.max_tokens)
-            for engine in engines:
-                engine.fix(*shapes[0], seed=settings.seed)
-            answered = _ask(entrants, engines, examples, book, console)
-            truncated = answered[0].predictions.truncated
-            for shape in shapes:
-                load = _foreign_load()
-                result = _time(answered, (*engines, control), shape, settings, console, len(shapes))
-                measured += [_measurement(item, answered[0], result, shape) for item in answered]
-                noise.append(NoiseFloor(device, *shape, result.speedups[_CONTROL]))
-                notes += _doubts(device, shape, result, load)
+        found = _measure_device(entrants, examples, settings, console)
+        source = found.answered[0]
+        truncated = source.predictions.truncated
+        for shape, result in found.races.items():
+            measured += [_measurement(item, source, result, shape) for item in found.answered]
+            noise.append(NoiseFloor(device, *shape, result.speedups[_CONTROL]))
+            notes += _doubts(device, shape, result)
+        notes += _load_doubts(device, found.loads)
     return Tradeoff(tuple(measured), tuple(noise), truncated, tuple(notes))
 
 
-def enter(
-    device: str, baseline: Subject, candidates: Sequence[Subject]
-) -> tuple[list[Entrant], list[str]]:
-    """List what runs on a device, the baseline in fp32 first.
+def _measure_device(
+    entrants: Sequence[Entrant], examples: Examples, settings: Settings, console: Console
+) -> _Found:
+    """Ask everyone once, and race them in several sets of processes."""
+    answered: list[_Answered] = []
+    races: dict[tuple[int, int], Race] = {}
+    loads: list[float] = []
 
-    Exported files and int8 run on the CPU only; on a GPU, each fp32 encoder also runs in bf16.
+    def first_shape(info: EngineInfo) -> tuple[int, int]:
+        return _shapes(settings, examples, info.max_tokens)[0]
 
-    Args:
-        device: `cpu` or `cuda`.
-        baseline: The source model.
-        candidates: What is compared with it.
-
-    Returns:
-        The entrants, and the names of those that cannot run there.
-    """
-    subjects = (baseline, *candidates)
-    if device == "cpu":
-        return [Entrant(subject, subject.precision, device) for subject in subjects], []
-    fitting = [subject for subject in subjects if runs_on_gpu(subject)]
-    left_out = [subject.name for subject in subjects if subject not in fitting]
-    return [Entrant(s, name, device) for s in fitting for name in _GPU_FORMATS], left_out
-
-
-def runs_on_gpu(subject: Subject) -> bool:
-    """Tell whether a subject can be measured on a GPU: exported files and int8 cannot.
-
-    Args:
-        subject: A subject.
-    """
-    return (subject.kind, subject.precision) == (ENCODER_KIND, "fp32")
+    for number in range(settings.processes):
+        seed = settings.seed + number
+        with open_session(
+            entrants, first_shape, console, threads=settings.threads, seed=seed
+        ) as seats:
+            if not answered:
+                answered = _ask(seats[:-1], examples, AnswerBook(settings.answers), console)
+            else:
+                for item, seat in zip(answered, seats[:-1], strict=True):
+                    item.loads_ms.append(seat.load_ms)
+            shapes = _shapes(settings, examples, seats[0].engine.info.max_tokens)
+            budget_s = settings.budget_s / len(shapes) / settings.processes / len(settings.devices)
+            for shape in shapes:
+                loads.append(_foreign_load())
+                result = _time(seats, shape, budget_s, seed, console)
+                races[shape] = races[shape].then(result) if shape in races else result
+    return _Found(answered, races, loads)
 
 
 def input_tokens(examples: Examples, wanted: tuple[int, ...] | None, max_tokens: int) -> list[int]:
@@ -226,48 +216,20 @@ def plan_macs(plan: CompressionPlan, geometry: EngineInfo, tokens: int) -> int:
     )
 
 
-@contextmanager
-def _engines(
-    entrants: Sequence[Entrant], settings: Settings, console: Console
-) -> Iterator[tuple[list[EngineProcess], EngineProcess]]:
-    """Open every entrant in a process of its own, and the baseline in a second one."""
-    with ExitStack() as stack:
-        # They start side by side: most of the time goes into importing libraries.
-        opened = [
-            stack.enter_context(
-                EngineProcess(
-                    entrant.subject.directory,
-                    name=entrant.subject.name,
-                    device=entrant.device,
-                    precision=entrant.precision,
-                    threads=settings.threads,
-                )
-            )
-            for entrant in (*entrants, entrants[0])
-        ]
-        for engine in console.track(opened, f"opening engines on {entrants[0].device}"):
-            _ = engine.info
-        *engines, control = opened
-        yield engines, control
-
-
 def _ask(
-    entrants: Sequence[Entrant],
-    engines: Sequence[EngineProcess],
-    examples: Examples,
-    book: AnswerBook,
-    console: Console,
+    seats: Sequence[Seat], examples: Examples, book: AnswerBook, console: Console
 ) -> list[_Answered]:
     """Measure accuracy; memory is read before, as the examples themselves take some."""
     answered: list[_Answered] = []
-    for entrant, engine in zip(entrants, engines, strict=True):
+    for seat in seats:
+        entrant, engine = seat.entrant, seat.engine
         memory = engine.memory_peak_bytes()
         what = f"accuracy of {entrant.key} on {entrant.device}"
         with console.step(what):
             found = _answers(entrant, engine, examples, book, partial(console.track, what=what))
         baseline = answered[0].predictions if answered else found
         quality = judge(found, baseline, examples)
-        answered.append(_Answered(entrant, engine.info, found, quality, memory))
+        answered.append(_Answered(entrant, engine.info, found, quality, memory, [seat.load_ms]))
     return answered
 
 
@@ -288,25 +250,19 @@ def _answers(
 
 
 def _time(
-    answered: Sequence[_Answered],
-    engines: Sequence[EngineProcess],
-    shape: tuple[int, int],
-    settings: Settings,
-    console: Console,
-    shapes: int,
+    seats: Sequence[Seat], shape: tuple[int, int], budget_s: float, seed: int, console: Console
 ) -> Race:
-    """Measure latencies at one input shape; the last engine is the control."""
-    names = [*(item.entrant.key for item in answered), _CONTROL]
-    for engine in engines:
-        engine.fix(*shape, seed=settings.seed)
-    budget_s = settings.budget_s / shapes / len(settings.devices)
-    what = f"latency on {answered[0].info.device} at batch {shape[0]}, {shape[1]} tokens"
+    """Measure latencies at one input shape in one set of processes; the control sits last."""
+    names = [*(seat.entrant.key for seat in seats[:-1]), _CONTROL]
+    for seat in seats:
+        seat.engine.fix(*shape, seed=seed)
+    what = f"latency on {seats[0].entrant.device} at batch {shape[0]}, {shape[1]} tokens"
     with console.step(f"{what} (at most {budget_s:.0f} s)"):
         return race(
-            dict(zip(names, engines, strict=True)),
+            dict(zip(names, (seat.engine for seat in seats), strict=True)),
             names[0],
             budget_s=budget_s,
-            seed=settings.seed,
+            seed=seed,
             watch=partial(console.track, what=what),
         )
 
@@ -337,6 +293,7 @@ def _measurement(
         plan=plan,
         macs=None if geometry is None else plan_macs(plan, geometry, tokens),
         memory_peak_bytes=item.memory_peak_bytes,
+        loads_ms=tuple(item.loads_ms),
     )
 
 
@@ -347,17 +304,10 @@ def _geometry(item: _Answered, source: _Answered) -> EngineInfo | None:
     return next((info for info in known if info.head_sizes), None)
 
 
-def _doubts(device: str, shape: tuple[int, int], result: Race, foreign_load: float) -> list[str]:
+def _doubts(device: str, shape: tuple[int, int], result: Race) -> list[str]:
     """Say why a reader should not take the latencies at their word."""
-    where = f"{device}, batch {shape[0]}, {shape[1]} tokens"
-    doubts = []
-    if foreign_load > _FOREIGN_LOAD:
-        doubts.append(
-            f"{where}: other programs kept {foreign_load:.0%} of the CPUs busy; latencies are "
-            "too long and speed-ups uncertain, measure again on a quiet machine"
-        )
     if result.settled:
-        return doubts
+        return []
     rounds = min(speedup.blocks for speedup in result.speedups.values())
     worst = max(speedup.half_width for speedup in result.speedups.values())
     known = (
@@ -365,11 +315,19 @@ def _doubts(device: str, shape: tuple[int, int], result: Race, foreign_load: flo
         if rounds >= FEWEST_ROUNDS
         else f"from {rounds} of {FEWEST_ROUNDS} rounds"
     )
-    doubts.append(
-        f"{where}: the time was up with the least certain speed-up {known}; "
-        "a larger --budget-s tells more"
-    )
-    return doubts
+    return [
+        f"{device}, batch {shape[0]}, {shape[1]} tokens: the time was up with the least certain "
+        f"speed-up {known}; a larger --budget-s tells more"
+    ]
+
+
+def _load_doubts(device: str, loads: Sequence[float]) -> list[str]:
+    if max(loads) <= _FOREIGN_LOAD:
+        return []
+    return [
+        f"{device}: other programs kept up to {max(loads):.0%} of the CPUs busy; latencies are "
+        "too long and speed-ups uncertain, measure again on a quiet machine"
+    ]
 
 
 def _foreign_load() -> float:

@@ -17,8 +17,9 @@ from tcompress.cli import cli
 from tcompress.encoder import open_encoder
 from tcompress.evaluate.engine_info import EngineInfo
 from tcompress.evaluate.engine_process import EngineProcess
+from tcompress.evaluate.entrants import enter
 from tcompress.evaluate.quality import quality_from_answers
-from tcompress.evaluate.tradeoff import enter, input_tokens, plan_macs
+from tcompress.evaluate.tradeoff import input_tokens, plan_macs
 from tcompress.workspace import Workspace, reference_to
 
 WEIGHT = np.random.default_rng(1).standard_normal((4, 3))
