@@ -79,12 +79,15 @@ def quality_answer(entry: Entry, margin: float) -> str:
     interval = entry["accuracy_drop_interval"]
     if interval is None:
         return f"Not known without labels: both answer {entry['agreement']:.1%} alike."
-    low, high = interval["low"], interval["high"]
-    told = f"B loses {entry['accuracy_drop']:+.4f}, {low:+.4f} to {high:+.4f} with 95 % each side"
+    drop, low, high = entry["accuracy_drop"], interval["low"], interval["high"]
+    told = (
+        f"its accuracy is {abs(drop):.4f} {'lower' if drop > 0 else 'higher'}, "
+        f"a drop of {low:+.4f} to {high:+.4f}, each bound with 95 %"
+    )
     return {
-        "holds": f"No, the loss is proved below the margin of {margin:g}: {told}.",
+        "holds": f"No, a drop below the margin of {margin:g} is proved: {told}.",
         "worse": f"Yes, by at least the margin of {margin:g}: {told}.",
-        "unproved": f"Not known: {told}; more examples tell whether it stays below {margin:g}.",
+        "unproved": f"Not known: {told}; more examples tell whether it is below {margin:g}.",
     }[quality_word(entry, margin)]
 
 

@@ -1,5 +1,6 @@
 """What `evaluate` shows on a terminal or in a log: tables of 80 columns, and a legend."""
 
+import math
 from collections.abc import Iterator
 from textwrap import fill
 from typing import Any
@@ -101,7 +102,7 @@ def speedup_text(speedup: dict[str, Any]) -> str:
         speedup: The entry's `speedup`.
     """
     value = speedup["value"]
-    places = 2 if value < 10 else 1 if value < 100 else 0
+    places = max(0, 2 - math.floor(math.log10(max(value, 1.0))))
     if not is_known(speedup):
         return f"{value:.{places}f} ?"
     return f"{value:.{places}f} ±{(speedup['high'] - speedup['low']) / 2:.{places}f}"
