@@ -1,0 +1,157 @@
+"""Whether the latencies of `tcompress evaluate` can be believed.
+
+`python benchmarks/noise.py control DIRECTORY --runs 20` times an artifact against itself again and
+again, each time in new processes, through what `evaluate` itself uses. An interval should hold 1 in
+at least 95 of 100 runs, and the median deviation from 1 should be small.
+
+`python benchmarks/noise.py agreement FP32 INT8` holds our ratio of two ONNX artifacts against the
+one that pyperf finds with plain ONNX Runtime, in processes of its own.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+
+from tcompress.console import Console
+from tcompress.evaluate.entrants import Entrant
+from tcompress.evaluate.latency import Race, race
+from tcompress.evaluate.measurement import Speedup
+from tcompress.evaluate.sessions import open_session
+from tcompress.evaluate.subjects import compared_subjects
+from tcompress.machine import usable_cpus
+
+DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
+SHAPE = (1, 128)
+
+
+def control_run(directory: Path, budget_s: float, processes: int, seed: int) -> Speedup:
+    """Time an artifact against itself, as `evaluate` times its control."""
+    subject, _ = compared_subjects(directory, directory)
+    entrant = Entrant(subject, subject.precision, "cpu")
+    joined: Race | None = None
+    for number in range(processes):
+        with open_session(
+            [entrant], lambda _: SHAPE, Console(quiet=True), threads=None, seed=seed + number
+        ) as seats:
+            for seat in seats:
+                seat.engine.fix(*SHAPE, seed=seed)
+            contenders = {"baseline": seats[0].engine, "control": seats[1].engine}
+            found = race(contenders, "baseline", budget_s=budget_s / processes, seed=seed + number)
+        joined = found if joined is None else joined.then(found)
+    assert joined is not None, "at least one process"
+    return joined.speedups["control"]
+
+
+def our_ratio(fp32: Path, int8: Path, budget_s: float, processes: int) -> Speedup:
+    """Return how many times as fast the second artifact is as the first, as `evaluate` finds it."""
+    entrants = [Entrant(s, s.precision, "cpu") for s in compared_subjects(fp32, int8)]
+    joined: Race | None = None
+    for number in range(processes):
+        with open_session(
+            entrants, lambda _: SHAPE, Console(quiet=True), threads=None, seed=number
+        ) as seats:
+            contenders = {"fp32": seats[0].engine, "int8": seats[1].engine}
+            for engine in contenders.values():
+                engine.fix(*SHAPE, seed=0)
+            found = race(contenders, "fp32", budget_s=budget_s / processes, seed=number)
+        joined = found if joined is None else joined.then(found)
+    assert joined is not None, "at least one process"
+    return joined.speedups["int8"]
+
+
+def pyperf_medians_ms(models: list[Path], processes: int, rounds: int) -> list[float]:
+    """Return the median call of each model by pyperf, whose runs are taken in turns."""
+    values: list[list[float]] = [[] for _ in models]
+    for _ in range(rounds):
+        for position, model in enumerate(models):
+            values[position] += _pyperf_values_ms(model, processes)
+    return [median(taken) for taken in values]
+
+
+def _pyperf_values_ms(model: Path, processes: int) -> list[float]:
+    import pyperf
+
+    with tempfile.TemporaryDirectory() as name:
+        output = Path(name) / "out.json"
+        script = Path(__file__).with_name("noise_pyperf.py")
+        command = [sys.executable, str(script), "--model", str(model), "-o", str(output), "--quiet"]
+        command += ["--processes", str(processes), "--values", "5", "--warmups", "2"]
+        command += ["--threads", str(usable_cpus()), "--inherit-environ", ",".join(os.environ)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        return [1e3 * value for value in pyperf.Benchmark.load(str(output)).get_values()]
+
+
+@click.group()
+def main() -> None:
+    """Whether the latencies of `tcompress evaluate` can be believed."""
+
+
+@main.command()
+@click.argument("directory", type=DIRECTORY)
+@click.option("--runs", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option("--budget-s", type=float, default=20.0, show_default=True)
+@click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("artifacts/noise.jsonl"),
+    show_default=True,
+    help="One line per run; runs that are there are not done again.",
+)
+def control(directory: Path, runs: int, budget_s: float, processes: int, output: Path) -> None:
+    """Time an artifact against itself, again and again."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    key = {"directory": str(directory), "budget_s": budget_s, "processes": processes}
+    done = _read(output, key)
+    for seed in range(len(done), runs):
+        found = control_run(directory, budget_s, processes, 1000 * seed)
+        row = key | {"load": os.getloadavg()[0]} | found.to_json()
+        with output.open("a") as stream:
+            stream.write(json.dumps(row) + "\n")
+        done.append(row)
+        print(
+            f"run {seed + 1}: {found.value:.4f} [{found.interval.low:.4f}, "
+            f"{found.interval.high:.4f}] from {found.blocks} blocks, {found.verdict}",
+            flush=True,
+        )
+    held = [row["low"] <= 1 <= row["high"] for row in done]
+    off = [abs(row["value"] - 1) for row in done]
+    wide = [(row["high"] - row["low"]) / 2 for row in done]
+    print(
+        f"{sum(held)} of {len(held)} intervals hold 1; median deviation {median(off):.2%}, largest "
+        f"{max(off):.2%}; median half-width {median(wide):.2%}"
+    )
+
+
+@main.command()
+@click.argument("fp32", type=DIRECTORY)
+@click.argument("int8", type=DIRECTORY)
+@click.option("--budget-s", type=float, default=60.0, show_default=True)
+@click.option("--processes", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
+def agreement(fp32: Path, int8: Path, budget_s: float, processes: int, rounds: int) -> None:
+    """Hold our ratio of two ONNX artifacts against pyperf's."""
+    ours = our_ratio(fp32, int8, budget_s, processes)
+    theirs = pyperf_medians_ms([path / "model.onnx" for path in (fp32, int8)], processes, rounds)
+    ratio = theirs[0] / theirs[1]
+    print(f"tcompress: {ours.value:.3f} [{ours.interval.low:.3f}, {ours.interval.high:.3f}]")
+    print(f"pyperf:    {ratio:.3f} ({theirs[0]:.2f} ms over {theirs[1]:.2f} ms)")
+    print(f"apart by {abs(ratio / ours.value - 1):.1%}")
+
+
+def _read(path: Path, key: dict[str, Any]) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    rows: list[dict[str, Any]] = [json.loads(line) for line in path.read_text().splitlines()]
+    return [row for row in rows if {name: row[name] for name in key} == key]
+
+
+if __name__ == "__main__":
+    main()
