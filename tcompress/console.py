@@ -39,7 +39,7 @@ class Console:
             message: One line.
         """
         if not self.quiet:
-            click.echo(printable(message), err=True)
+            click.echo(_line(message), err=True)
 
     def warn(self, message: str) -> None:
         """Warn, on stderr, even when quiet.
@@ -47,7 +47,7 @@ class Console:
         Args:
             message: One line.
         """
-        click.echo(f"{colored('warning:', 'yellow')} {printable(message)}", err=True)
+        click.echo(f"{colored('warning:', 'yellow')} {_line(message)}", err=True)
 
     def show_json(self, document: Any) -> None:
         """Print the command's one JSON document.
@@ -178,6 +178,17 @@ def colored(text: str, color: str) -> str:
         color: A color that click knows.
     """
     return text if os.environ.get("NO_COLOR") else click.style(text, fg=color)
+
+
+def _line(text: str) -> str:
+    """Return text as one line that steers neither a terminal nor a CI service.
+
+    Services take a line that begins with two colons for a command.
+
+    Args:
+        text: Any text.
+    """
+    return printable(" ".join(text.splitlines()))
 
 
 def printable(text: str) -> str:

@@ -82,11 +82,13 @@ def run(
     shared = _shared_options(common)
     *earlier, last = [[*step, *shared] for step in steps]
     for words in earlier:
-        common.console.say(f"\n$ tcompress {shlex.join(words)}")
+        common.console.say("")
+        common.console.say(f"$ tcompress {shlex.join(words)}")
         # With --json, stdout carries the gate's document and nothing else.
         with redirect_stdout(sys.stderr) if common.console.as_json else nullcontext():
             _invoke(ctx, words)
-    common.console.say(f"\n$ tcompress {shlex.join(last)}")
+    common.console.say("")
+    common.console.say(f"$ tcompress {shlex.join(last)}")
     _invoke(ctx, [*last, *(["--json"] if common.console.as_json else [])])
 
 

@@ -122,7 +122,7 @@ def _show(console: "Console", made: "Plan") -> None:
     if console.as_json:
         console.show_json(made.to_json())
         return
-    points = f"{100 * made.max_drop:g} points"
+    points = f"{100 * made.max_drop:.2f} points"
     console.show(
         f"To prove a drop below {points} with a chance of {made.power:.0%}, for a candidate that "
         f"loses nothing (alpha {made.alpha:g}):"

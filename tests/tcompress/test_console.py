@@ -34,3 +34,10 @@ def test_a_log_that_knows_only_ascii_gets_tables_and_bars_in_ascii() -> None:
     text = found.stdout.decode("ascii")
     assert "1.5 +-0.1" in text
     assert "######" in text
+
+
+def test_a_hostile_name_begins_no_line_of_a_log(capfd: pytest.CaptureFixture[str]) -> None:
+    Console().say("reading a\n::error::b")
+    Console().warn("c\r\n::error::d")
+    lines = capfd.readouterr().err.splitlines()
+    assert lines == ["reading a ::error::b", "warning: c ::error::d"]
