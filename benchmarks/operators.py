@@ -5,11 +5,10 @@ runtime reaches on this machine in one large product: int8 products at the rate 
 DynamicQuantizeMatMul, the others at that of MatMul. Work that is not a product is not in it.
 """
 
-import json
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -23,41 +22,13 @@ import onnxruntime
 from onnx import TensorProto, helper
 
 from tcompress.errors import ModelError
+from tcompress.evaluate.profile_worker import Call, Shape, Trace
 from tcompress.machine import usable_cpus
 
 Feed = dict[str, np.ndarray[Any, Any]]
-Shape = tuple[int, ...]
 _SIDE = 1024  # of the large product
 _WARMUP = 10
 _INT8 = {"MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"}
-
-
-@dataclass(frozen=True)
-class Call:
-    """One execution of one operator, as the profiler saw it.
-
-    Attributes:
-        kind: Type of the operator.
-        us: Duration.
-        shapes: Shapes of the inputs that are there; not of weights that the runtime repacked.
-        output: Shape of its first output.
-    """
-
-    kind: str
-    us: float
-    shapes: tuple[Shape, ...]
-    output: Shape
-
-    @property
-    def int8(self) -> bool:
-        """Whether it multiplies in int8."""
-        return self.kind in _INT8
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates of its matrix products; 0 where it has none."""
-        count = _MACS.get(self.kind)
-        return 0 if count is None else count(self.shapes, self.output)
 
 
 @dataclass(frozen=True)
@@ -118,6 +89,12 @@ _MACS: dict[str, Callable[[Sequence[Shape], Shape], int]] = {
     **dict.fromkeys(("Attention", "MultiHeadAttention"), _attention_macs),
     **dict.fromkeys(("MatMul", "FusedMatMul", "Gemm", "FusedGemm", *_INT8), _product_macs),
 }
+
+
+def _macs(call: Call) -> int:
+    """Return the multiply-accumulates of its matrix products; 0 where it has none."""
+    count = _MACS.get(call.kind)
+    return 0 if count is None else count(call.shapes, call.output)
 
 
 def feed_of(session: onnxruntime.InferenceSession, batch: int, tokens: int) -> Feed:
@@ -192,20 +169,8 @@ def profile(model: Path, threads: int, batch: int, tokens: int, calls: int) -> P
     with tempfile.TemporaryDirectory() as directory:
         session = open_session(model, threads, profile_into=Path(directory))
         run_ms = time_ms(session, feed_of(session, batch, tokens), calls)
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    return _summed(list(_calls(events)), calls, run_ms)
-
-
-def _calls(events: Sequence[dict[str, Any]]) -> Iterator[Call]:
-    """Yield the operators' executions after the warm-up."""
-    runs = sorted(event["ts"] for event in events if event["name"] == "model_run")
-    for event in events:
-        if not event["name"].endswith("_kernel_time") or event["ts"] < runs[_WARMUP]:
-            continue
-        arguments = event["args"]
-        shapes = (tuple(*item.values()) for item in arguments["input_type_shape"] if item)
-        (output,) = arguments["output_type_shape"][0].values()
-        yield Call(arguments["op_name"], event["dur"], tuple(shapes), tuple(output))
+        trace = Trace.read(Path(session.end_profiling()), _WARMUP)
+    return _summed(trace.calls, calls, run_ms)
 
 
 def _summed(found: Sequence[Call], runs: int, run_ms: float) -> Profile:
@@ -216,15 +181,15 @@ def _summed(found: Sequence[Call], runs: int, run_ms: float) -> Profile:
             name,
             len(group) / runs,
             sum(call.us for call in group) / 1e3 / runs,
-            sum(call.macs for call in group) / runs,
+            sum(map(_macs, group)) / runs,
         )
         for name, group in groups.items()
     ]
     return Profile(
         tuple(sorted(kinds, key=lambda kind: -kind.ms)),
         sum(kind.ms for kind in kinds if kind.macs),
-        sum(call.macs for call in found if call.int8) // runs,
-        sum(call.macs for call in found if not call.int8) // runs,
+        sum(_macs(call) for call in found if call.kind in _INT8) // runs,
+        sum(_macs(call) for call in found if call.kind not in _INT8) // runs,
         run_ms,
     )
 

@@ -1,6 +1,6 @@
 """An artifact on its own engine, in a process of its own."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -127,6 +127,21 @@ class EngineProcess(WorkerProcess):
             MeasurementError: If the process failed.
         """
         return list(self.ask("time", calls=calls, warmup=warmup))
+
+    def mix(self, positions: Sequence[Sequence[int]], warmup: int) -> list[int]:
+        """Measure a call with each of several batches of the examples that were handed over.
+
+        Args:
+            positions: For each measured call, the positions of its examples.
+            warmup: Calls before them, with the first batches.
+
+        Returns:
+            Duration of each measured call, in ns.
+
+        Raises:
+            MeasurementError: If the process failed.
+        """
+        return list(self.ask("mix", positions=positions, warmup=warmup))
 
     def memory_peak_bytes(self) -> int:
         """Return the most memory that the process has held."""

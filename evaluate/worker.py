@@ -6,8 +6,10 @@ imported at the top of this module.
 
 import gc
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import metadata
+from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -116,6 +118,23 @@ class Worker:
         """
         return time_calls(_known(self._predict), self._fixed, calls, warmup)
 
+    def mix(self, positions: Sequence[Sequence[int]], warmup: int) -> list[int]:
+        """Measure a call with each of several batches of the prepared examples.
+
+        They are padded before, each to its longest example.
+
+        Args:
+            positions: For each measured call, the positions of its examples.
+            warmup: Calls before them, with the first batches.
+
+        Returns:
+            Duration of each measured call, in ns.
+        """
+        collate = _known(self._encoded).collate
+        padded = {call: collate(call) for call in set(map(tuple, positions))}
+        batches = [padded[tuple(call)] for call in positions]
+        return time_batches(_known(self._predict), batches, warmup)
+
     def memory(self) -> int:
         """Return the most memory that this process has held, in bytes."""
         return _memory_peak_bytes()
@@ -133,13 +152,27 @@ def time_calls(predict: "Predict", batch: "Batch", calls: int, warmup: int) -> l
     Returns:
         Duration of each measured call, in ns.
     """
+    return time_batches(predict, [batch] * calls, warmup)
+
+
+def time_batches(predict: "Predict", batches: "Sequence[Batch]", warmup: int) -> list[int]:
+    """Measure a call with each batch; each ends when its logits are in main memory.
+
+    Args:
+        predict: What is called.
+        batches: With what.
+        warmup: Calls before them, with the first batches.
+
+    Returns:
+        Duration of each measured call, in ns.
+    """
     clock = time.perf_counter_ns
     samples = []
     gc.disable()
     try:
-        for _ in range(warmup):
+        for batch in islice(cycle(batches), warmup):
             predict(batch)
-        for _ in range(calls):
+        for batch in batches:
             start = clock()
             predict(batch)
             samples.append(clock() - start)

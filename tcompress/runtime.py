@@ -119,12 +119,15 @@ def open_model_file(kind: str, directory: Path, input_names: list[str]) -> Predi
         raise ArtifactError(msg) from error
 
 
-def open_onnx_session(path: Path, optimized: Path | None = None) -> Any:
+def open_onnx_session(
+    path: Path, optimized: Path | None = None, profile: Path | None = None
+) -> Any:
     """Open an ONNX file in ONNX Runtime.
 
     Args:
         path: The file.
         optimized: Where to write the graph that the session executes; None: nowhere.
+        profile: Where to profile to, less the end of the file's name; None: no profile.
 
     Returns:
         The `onnxruntime.InferenceSession`.
@@ -137,6 +140,9 @@ def open_onnx_session(path: Path, optimized: Path | None = None) -> Any:
     options.log_severity_level = 3
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     return onnxruntime.InferenceSession(
         str(path), sess_options=options, providers=["CPUExecutionProvider"]
     )
