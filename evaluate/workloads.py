@@ -78,11 +78,9 @@ class Mix:
         drawn = drawn[: scenario.batch * _MOST_CALLS[scenario]]
         if scenario is Scenario.OFFLINE:
             drawn = drawn[np.argsort(np.asarray(lengths)[drawn], kind="stable")]
-        positions = [int(position) for position in drawn]
-        size = scenario.batch
-        calls = tuple(tuple(positions[i : i + size]) for i in range(0, len(positions), size))
-        known = {position: int(lengths[position]) for position in positions}
-        return cls(scenario, min(size, len(positions)), calls, known)
+        known = {int(position): int(lengths[position]) for position in drawn}
+        size = min(scenario.batch, len(drawn))
+        return cls(scenario, size, _in_calls(drawn, size), known)
 
     @property
     def positions(self) -> tuple[int, ...]:
@@ -105,20 +103,17 @@ class Mix:
         return max(self.lengths[position] for position in self.positions)
 
     def shortened(self, count: int) -> Self:
-        """Keep calls whose lengths are spread evenly over those of all, in their order.
+        """Keep examples whose lengths are spread evenly over those of all, in their order.
 
         Args:
-            count: Calls to keep; at least one is, at most all.
+            count: Calls that they shall fill; at least one, at most all.
         """
-        whole = len(self.calls)
-        count = int(np.clip(count, 1, whole))
-        longest = [max(self.lengths[position] for position in call) for call in self.calls]
-        middles = (np.arange(count) + 0.5) * whole / count - 0.5
-        # Halves are rounded towards the middle: all up, or all down, would shift the lengths.
-        lower = middles < (whole - 1) / 2
-        ranks = np.where(lower, np.floor(middles + 0.5), np.ceil(middles - 0.5)).astype(int)
-        kept = np.sort(np.argsort(longest, kind="stable")[ranks])
-        return replace(self, calls=tuple(self.calls[index] for index in kept))
+        size = min(max(count, 1) * self.batch, self.examples)
+        positions = np.asarray(self.positions)
+        by_length = np.argsort([self.lengths[position] for position in positions], kind="stable")
+        ranks = ((np.arange(size) + 0.5) * self.examples / size).astype(int)
+        kept = positions[np.sort(by_length[ranks])]
+        return replace(self, calls=_in_calls(kept, self.batch))
 
 
 @dataclass(frozen=True)
@@ -251,10 +246,15 @@ def _affordable(
     mix: Mix, engines: Iterable[EngineProcess], places: Mapping[int, int], budget_s: float
 ) -> Mix:
     """Shorten a mix until a budget holds enough passes of everyone."""
-    middle = _placed(mix.shortened(1), places)
-    calls_s = sum(min(engine.mix(middle * 2, warmup=0)) for engine in engines) / 1e9
+    one = _placed(mix.shortened(1), places)
+    calls_s = sum(min(engine.mix(one * 2, warmup=0)) for engine in engines) / 1e9
     # Every pass is one call longer than the mix: its warm-up.
     return mix.shortened(int(budget_s / _PASSES / calls_s) - 1)
+
+
+def _in_calls(positions: npt.NDArray[np.int64], size: int) -> tuple[tuple[int, ...], ...]:
+    chosen = positions.tolist()
+    return tuple(tuple(chosen[start : start + size]) for start in range(0, len(chosen), size))
 
 
 def _placed(mix: Mix, places: Mapping[int, int]) -> list[list[int]]:

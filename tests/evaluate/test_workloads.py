@@ -77,13 +77,12 @@ def test_few_examples_make_a_small_mix_and_none_are_refused():
 
 @pytest.mark.parametrize("scenario", list(Scenario))
 def test_shortened_mix_has_the_lengths_of_the_whole(scenario: Scenario):
-    means = [
-        Mix.of(scenario, LENGTHS, seed).shortened(4).tokens_mean
-        / Mix.of(scenario, LENGTHS, seed).tokens_mean
-        for seed in range(20)
-    ]
-    assert 0.85 < np.mean(means) < 1.15
-    assert min(means) > 0.7
+    wholes = [Mix.of(scenario, LENGTHS, seed) for seed in range(20)]
+    ratios = [whole.shortened(4).tokens_mean / whole.tokens_mean for whole in wholes]
+    assert np.mean(ratios) == pytest.approx(1, abs=0.1)
+    assert all(0.7 < ratio < 1.3 for ratio in ratios)
+    assert [len(call) for call in wholes[0].shortened(4).calls] == [scenario.batch] * 4
+    assert wholes[0].shortened(99) == wholes[0]
 
 
 @pytest.mark.parametrize("scenario", list(Scenario))
