@@ -23,6 +23,7 @@ from .measurement import Latency, Speedup
 
 _BATCH = 32
 _MOST_CALLS = {"single_stream": 64, "offline": 8}
+_FEWEST_CALLS = {"single_stream": 8, "offline": 1}  # fewer examples would not be a mix
 # Passes that a budget has to hold, per contender: 8 rounds of two turns, and finding the pace.
 _PASSES = 20
 
@@ -185,7 +186,8 @@ def race_mix(
         baseline: Name of the one that the others are compared with.
         mix: The calls; drawn from these examples.
         examples: The examples.
-        budget_s: When to stop at the latest; one round is made in any case.
+        budget_s: When to stop at the latest; one round is made in any case, with 8 examples one
+            by one or 32 at once.
         seed: Seed of the order within the rounds, and of the bootstrap.
         watch: Shows the progress over the rounds.
 
@@ -249,7 +251,8 @@ def _affordable(
     one = _placed(mix.shortened(1), places)
     calls_s = sum(min(engine.mix(one * 2, warmup=0)) for engine in engines) / 1e9
     # Every pass is one call longer than the mix: its warm-up.
-    return mix.shortened(int(budget_s / _PASSES / calls_s) - 1)
+    count = int(budget_s / _PASSES / calls_s) - 1
+    return mix.shortened(max(count, _FEWEST_CALLS[mix.scenario]))
 
 
 def _in_calls(positions: npt.NDArray[np.int64], size: int) -> tuple[tuple[int, ...], ...]:

@@ -108,13 +108,20 @@ def _places(mix: Mix) -> list[list[int]]:
     return [[next(places) for _ in call] for call in mix.calls]
 
 
-def test_small_budget_shortens_everyones_mix_alike():
+@pytest.mark.parametrize(
+    ("budget_s", "expected"),
+    [
+        pytest.param(0.3, 12, id="20 passes of 12 calls and a warm-up, 1.1 ms each"),
+        pytest.param(0.001, 8, id="never less than a mix"),
+    ],
+)
+def test_small_budget_shortens_everyones_mix_alike(budget_s: float, expected: int):
     examples = make_examples(LENGTHS)
     mix = Mix.of("single_stream", LENGTHS, seed=0)
     engines = {"slow": Clockwork(10**6, 1), "fast": Clockwork(10**5, 1)}
-    found = race_mix(engines, "slow", mix, examples, budget_s=0.2)
+    found = race_mix(engines, "slow", mix, examples, budget_s=budget_s)
     assert found["slow"].mix == found["fast"].mix
-    assert found["slow"].mix.examples == 8  # 20 passes of 8 calls and a warm-up, 1.1 ms each
+    assert found["slow"].mix.examples == expected
 
 
 def test_real_engines_answer_every_call_and_their_entry_is_complete(
