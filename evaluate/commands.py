@@ -83,6 +83,11 @@ _MOST_PROCESSES, _SECONDS_PER_PROCESS = 5, 30
     "of the budget, five at most.",
 )
 @click.option(
+    "--mix/--no-mix",
+    default=True,
+    help="Whether to time the data's own lengths too, in a third of the budget, and operators.",
+)
+@click.option(
     "--device",
     type=click.Choice(("auto", "cpu", "cuda")),
     default="auto",
@@ -104,6 +109,7 @@ def evaluate(
     tokens: tuple[int, ...],
     budget_s: float,
     processes: int | None,
+    mix: bool,
     device: str,
     threads: int | None,
     data: DataOptions,
@@ -155,6 +161,7 @@ def evaluate(
                 tokens=tokens or None,
                 budget_s=budget_s,
                 processes=processes or _processes(budget_s),
+                mix=mix,
                 threads=threads,
                 seed=seed_of(common, workspace),
                 answers=answers,

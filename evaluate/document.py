@@ -14,6 +14,7 @@ from tcompress.console import Console
 from tcompress.data import Examples
 from tcompress.machine import describe_machine
 
+from .conditions import CpuClock, read_conditions
 from .measurement import Measurement, Subject
 from .pareto import Point, pareto_front
 from .slices import slice_notes
@@ -52,7 +53,7 @@ def measure_document(
     Raises:
         TcompressError: If an artifact cannot be opened, does not fit the examples, or breaks.
     """
-    started, load = datetime.now(UTC).isoformat(), list(psutil.getloadavg())
+    started, load, clock = datetime.now(UTC).isoformat(), list(psutil.getloadavg()), CpuClock.read()
     tradeoff = measure_tradeoff(baseline, candidates, examples, settings, console)
     if tradeoff.truncated:
         console.warn(
@@ -70,6 +71,9 @@ def measure_document(
             "load_before": load,
             "load_after": list(psutil.getloadavg()),
             "started": started,
+            "conditions": read_conditions(
+                clock, tradeoff.foreign_load, gpu="cuda" in settings.devices
+            ).to_json(),
             **_noise(tradeoff.noise),
         },
         "data": {
@@ -82,6 +86,8 @@ def measure_document(
         },
         "gpu": gpu,
         "measurements": _judged(measured, baseline, margin),
+        "mixes": list(tradeoff.mixes),
+        "operators": list(tradeoff.operators),
         "heads": None if scores_file is None else head_map(scores_file, measured),
         "flipped": _flipped(measured),
         "earlier": [],

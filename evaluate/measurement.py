@@ -12,6 +12,7 @@ from tcompress.plan import CompressionPlan
 
 from .engine_info import EngineInfo
 from .quality import Quality
+from .stability import Stability
 from .statistics import Interval, ratio_interval
 
 # A percentile is shown from so many samples on that its 95 % interval lies inside the sample.
@@ -62,6 +63,7 @@ class Latency:
         threads: Threads of the engine.
         device: `cpu` or `cuda`.
         versions: Versions of the libraries that computed.
+        stability: How steady the calls were; None where they were not timed in turns.
     """
 
     samples_ns: tuple[int, ...]
@@ -69,6 +71,7 @@ class Latency:
     threads: int
     device: str
     versions: Mapping[str, str]
+    stability: Stability | None = None
 
     @property
     def n(self) -> int:
@@ -91,13 +94,18 @@ class Latency:
     def to_json(self) -> dict[str, Any]:
         """Return the numbers in milliseconds, samples included."""
         figures = {"median": self.median_ms} | self.percentiles_ms()
-        return {name: round(value, 5) for name, value in figures.items()} | {
-            "n": self.n,
-            "warmup": self.warmup,
-            "threads": self.threads,
-            "versions": dict(self.versions),
-            "samples": [round(sample / _NS_PER_MS, 4) for sample in self.samples_ns],
-        }
+        steady = {} if self.stability is None else self.stability.to_json()
+        return (
+            {name: round(value, 5) for name, value in figures.items()}
+            | steady
+            | {
+                "n": self.n,
+                "warmup": self.warmup,
+                "threads": self.threads,
+                "versions": dict(self.versions),
+                "samples": [round(sample / _NS_PER_MS, 4) for sample in self.samples_ns],
+            }
+        )
 
 
 class SpeedVerdict(StrEnum):

@@ -63,8 +63,9 @@ def show_mixes(console: Console, document: dict[str, Any]) -> None:
                 _SCENARIOS.get(mix["scenario"], mix["scenario"]),
                 milliseconds(mix["latency_ms"]["median"]),
                 f"{mix['examples_per_s']:.4g}",
-                speedup_text(mix["speedup"]),
-                mix["speedup"].get("verdict") or "",
+                speedup_text(mix["speedup"]) if mix["speedup"].get("blocks", 1) else "1",
+                mix["speedup"].get("verdict")
+                or ("" if mix["speedup"].get("blocks", 1) else "baseline"),
             )
             for mix in mixes
         ],

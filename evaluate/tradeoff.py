@@ -1,6 +1,5 @@
 """Accuracy against latency: every artifact on its own engine, beside the source model."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -8,27 +7,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
+import numpy.typing as npt
 
 from tcompress.console import Console
 from tcompress.data import Examples
 from tcompress.plan import CompressionPlan
+from tcompress.runtime import ONNX_KIND
 
 from .accuracy import Predictions, Watch, predict
 from .answers import AnswerBook, Question
+from .conditions import foreign_load
 from .engine_info import EngineInfo
 from .engine_process import EngineProcess
 from .entrants import Entrant, enter
 from .latency import FEWEST_ROUNDS, Race, race
 from .measurement import Latency, Measurement, Speedup, Subject
+from .profiling import profile_operators
 from .quality import Quality, judge
 from .sessions import Seat, open_session
+from .stability import describe
+from .workloads import Mix, Scenario, race_mix
 
 _CONTROL = "the baseline again"
 _USUAL_TOKENS = 128
-# Load by other programs from which on a report warns, and how long to listen for it.
+# Load by other programs from which on a report warns.
 _FOREIGN_LOAD = 0.15
-_LISTEN_S = 0.5
+_MIX_SHARE = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Settings:
         tokens: Tokens per example; None for 128, or the longest example of tensor data.
         budget_s: Time for all latencies together.
         processes: Sets of processes that share that time.
+        mix: Whether to measure the data's own lengths as well, in a third of the time, and where
+            the time goes.
         threads: Threads of every engine on the CPU; None for all CPUs that may be used.
         seed: Seed of inputs, orders and bootstraps.
         answers: Directory to keep every answer in.
@@ -52,6 +58,7 @@ class Settings:
     tokens: tuple[int, ...] | None = None
     budget_s: float = 12.0
     processes: int = 1
+    mix: bool = True
     threads: int | None = None
     seed: int = 0
 
@@ -85,12 +92,18 @@ class Tradeoff:
     Attributes:
         measurements: One per artifact, engine and input shape.
         noise: One per device and input shape.
+        mixes: Entries of the report's `mixes`: latencies on the data's own lengths.
+        operators: Entries of the report's `operators`: where the time goes.
+        foreign_load: Most of the CPUs that other programs kept busy before a race, a fraction.
         truncated: How many examples were longer than the source model's positions.
         notes: What a reader should know, one line each.
     """
 
     measurements: tuple[Measurement, ...]
     noise: tuple[NoiseFloor, ...]
+    mixes: tuple[dict[str, Any], ...]
+    operators: tuple[dict[str, Any], ...]
+    foreign_load: float
     truncated: int
     notes: tuple[str, ...]
 
@@ -115,11 +128,13 @@ class _Found:
         answered: Everyone, the baseline first.
         races: Latencies, by batch and tokens.
         loads: How busy other programs were before each race, as fractions of the CPUs.
+        mixes: Latencies on the data's own lengths, as the report has them.
     """
 
     answered: list[_Answered]
     races: dict[tuple[int, int], Race]
     loads: list[float]
+    mixes: list[dict[str, Any]]
 
 
 def measure_tradeoff(
@@ -141,7 +156,8 @@ def measure_tradeoff(
     Raises:
         TcompressError: If an artifact cannot be opened, does not fit the examples, or breaks.
     """
-    measured, noise, notes, truncated = [], [], [], 0
+    measured, noise, mixes, operators, notes = [], [], [], [], []
+    truncated, load = 0, 0.0
     for device in settings.devices:
         entrants, left_out = enter(device, baseline, candidates)
         if left_out:
@@ -152,9 +168,21 @@ def measure_tradeoff(
         for shape, result in found.races.items():
             measured += [_measurement(item, source, result, shape) for item in found.answered]
             noise.append(NoiseFloor(device, *shape, result.speedups[_CONTROL]))
-            notes += _doubts(device, shape, result)
-        notes += _load_doubts(device, found.loads)
-    return Tradeoff(tuple(measured), tuple(noise), truncated, tuple(notes))
+            notes += _doubts(device, shape, result) + _drift_doubts(device, shape, result)
+        mixes += found.mixes
+        load = max(load, *found.loads)
+        notes += _load_doubts(device, max(found.loads))
+        if settings.mix and device == "cpu":
+            operators += _profile(entrants, next(iter(found.races)), settings, console)
+    return Tradeoff(
+        measurements=tuple(measured),
+        noise=tuple(noise),
+        mixes=tuple(mixes),
+        operators=tuple(operators),
+        foreign_load=load,
+        truncated=truncated,
+        notes=tuple(notes),
+    )
 
 
 def _measure_device(
@@ -164,6 +192,9 @@ def _measure_device(
     answered: list[_Answered] = []
     races: dict[tuple[int, int], Race] = {}
     loads: list[float] = []
+    mixes: list[dict[str, Any]] = []
+    device_s = settings.budget_s / len(settings.devices)
+    shapes_s = device_s * (1 - _MIX_SHARE if settings.mix else 1)
 
     def first_shape(info: EngineInfo) -> tuple[int, int]:
         return _shapes(settings, examples, info.max_tokens)[0]
@@ -179,12 +210,74 @@ def _measure_device(
                 for item, seat in zip(answered, seats[:-1], strict=True):
                     item.loads_ms.append(seat.load_ms)
             shapes = _shapes(settings, examples, seats[0].engine.info.max_tokens)
-            budget_s = settings.budget_s / len(shapes) / settings.processes / len(settings.devices)
             for shape in shapes:
-                loads.append(_foreign_load())
+                loads.append(foreign_load())
+                budget_s = shapes_s / len(shapes) / settings.processes
                 result = _time(seats, shape, budget_s, seed, console)
                 races[shape] = races[shape].then(result) if shape in races else result
-    return _Found(answered, races, loads)
+            if settings.mix and number == 0:
+                tokens = answered[0].predictions.tokens
+                budget_s = device_s * _MIX_SHARE
+                mixes = _time_mixes(seats[:-1], examples, tokens, budget_s, seed, console)
+    return _Found(answered, races, loads, mixes)
+
+
+def _time_mixes(
+    seats: Sequence[Seat],
+    examples: Examples,
+    tokens: npt.NDArray[np.int64] | None,
+    budget_s: float,
+    seed: int,
+    console: Console,
+) -> list[dict[str, Any]]:
+    """Measure latencies on the data's own lengths: one by one, and in batches."""
+    if tokens is None:
+        return []
+    engines = {seat.entrant.key: seat.engine for seat in seats}
+    entries = []
+    for scenario in Scenario:
+        what = f"latency on the data's own lengths, {scenario.value.replace('_', ' ')}"
+        with console.step(f"{what} (at most {budget_s / len(Scenario):.0f} s)"):
+            found = race_mix(
+                engines,
+                seats[0].entrant.key,
+                Mix.of(scenario, tokens, seed),
+                examples,
+                budget_s=budget_s / len(Scenario),
+                seed=seed,
+                watch=partial(console.track, what=what),
+            )
+        entries += [
+            found[seat.entrant.key].to_json(
+                artifact=seat.entrant.subject.name,
+                device=seat.entrant.device,
+                precision=seat.entrant.precision,
+                backend=seat.engine.info.backend,
+            )
+            for seat in seats
+        ]
+    return entries
+
+
+def _profile(
+    entrants: Sequence[Entrant], shape: tuple[int, int], settings: Settings, console: Console
+) -> list[dict[str, Any]]:
+    """Say where the time of the baseline and of every ONNX file goes, at one shape."""
+    batch, tokens = shape
+    profiled = [entrants[0], *(e for e in entrants[1:] if e.subject.kind == ONNX_KIND)]
+    entries = []
+    for entrant in console.track(profiled, "latency by operator"):
+        profile = profile_operators(
+            entrant.subject.directory,
+            batch=batch,
+            tokens=tokens,
+            threads=settings.threads,
+            seed=settings.seed,
+        )
+        if profile is not None:
+            place = {"artifact": entrant.subject.name, "device": entrant.device}
+            entries.append(place | {"batch": batch, "tokens": tokens} | profile.to_json())
+    return entries
 
 
 def input_tokens(examples: Examples, wanted: tuple[int, ...] | None, max_tokens: int) -> list[int]:
@@ -287,6 +380,7 @@ def _measurement(
             threads=info.threads,
             device=info.device,
             versions=info.versions,
+            stability=describe([(turn.start_s, turn.samples_ns) for turn in result.turns[key]]),
         ),
         speedup=result.speedups.get(key) or Speedup.of_baseline(),
         quality=item.quality,
@@ -321,22 +415,29 @@ def _doubts(device: str, shape: tuple[int, int], result: Race) -> list[str]:
     ]
 
 
-def _load_doubts(device: str, loads: Sequence[float]) -> list[str]:
-    if max(loads) <= _FOREIGN_LOAD:
+def _drift_doubts(device: str, shape: tuple[int, int], result: Race) -> list[str]:
+    """Say whose calls took ever longer, or ever shorter, in the course of measuring."""
+    drifts = {
+        name: describe([(turn.start_s, turn.samples_ns) for turn in turns]).drift
+        for name, turns in result.turns.items()
+    }
+    flagged = {name: drift.slope_per_minute for name, drift in drifts.items() if drift.flagged}
+    if not flagged:
         return []
+    told = ", ".join(f"{name} by {slope:+.0%} a minute" for name, slope in flagged.items())
     return [
-        f"{device}: other programs kept up to {max(loads):.0%} of the CPUs busy; latencies are "
-        "too long and speed-ups uncertain, measure again on a quiet machine"
+        f"{device}, batch {shape[0]}, {shape[1]} tokens: latencies drifted ({told}); the turns "
+        "even out what is linear within a round"
     ]
 
 
-def _foreign_load() -> float:
-    """Return the fraction of the usable CPUs that is busy while all engines sleep."""
-    busy = psutil.cpu_percent(interval=_LISTEN_S, percpu=True)
-    if hasattr(os, "sched_getaffinity"):
-        usable = os.sched_getaffinity(0)
-        busy = [share for cpu, share in enumerate(busy) if cpu in usable] or busy
-    return float(np.mean(busy)) / 100
+def _load_doubts(device: str, load: float) -> list[str]:
+    if load <= _FOREIGN_LOAD:
+        return []
+    return [
+        f"{device}: other programs kept up to {load:.0%} of the CPUs busy; latencies are "
+        "too long and speed-ups uncertain, measure again on a quiet machine"
+    ]
 
 
 def _shapes(settings: Settings, examples: Examples, max_tokens: int) -> list[tuple[int, int]]:

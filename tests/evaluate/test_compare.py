@@ -18,7 +18,7 @@ from tcompress.evaluate.reporting.report import write_report
 from tcompress.workspace import Workspace
 
 WEIGHT = np.random.default_rng(1).standard_normal((4, 3))
-QUICK = ("--device", "cpu", "--budget-s", "0.5", "--processes", "1", "--quiet")
+QUICK = ("--device", "cpu", "--budget-s", "0.5", "--no-mix", "--quiet")
 
 
 def compare(*arguments: object) -> Result:

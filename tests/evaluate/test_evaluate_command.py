@@ -27,7 +27,7 @@ WEIGHT = np.random.default_rng(1).standard_normal((4, 3))
 
 def evaluate(workspace: Workspace, *arguments: str) -> Result:
     shared = ("--workspace", str(workspace.directory), "--device", "cpu", "--budget-s", "1")
-    return CliRunner().invoke(cli, ["evaluate", *shared, *arguments])
+    return CliRunner().invoke(cli, ["evaluate", "--no-mix", *shared, *arguments])
 
 
 def answers_of(path: Path) -> str:
@@ -138,6 +138,13 @@ def test_models_can_be_compared_without_a_workspace(
     assert "…" not in result.stdout
     document = json.loads((tmp_path / "report" / "report.json").read_text())
     assert document["data"] | {"split": None, "examples": 150} == document["data"]
+    mixes = {(mix["artifact"], mix["scenario"]): mix["tokens_max"] for mix in document["mixes"]}
+    assert mixes == {
+        (name, scenario): 6
+        for name in ("source", "linear")
+        for scenario in ("single_stream", "offline")
+    }
+    assert [entry["artifact"] for entry in document["operators"]] == ["source", "linear"]
 
 
 def test_damaged_artifact_stops_the_evaluation(
