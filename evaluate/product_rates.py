@@ -117,8 +117,10 @@ def _in_pytorch(precision: str, threads: int) -> Callable[[Any], Any]:
 
 def _in_onnxruntime(precision: str, threads: int) -> Callable[[Any], Any]:
     import numpy as np
-    import onnxruntime
 
+    from tcompress.runtime import import_onnxruntime
+
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(
