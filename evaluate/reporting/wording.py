@@ -112,7 +112,9 @@ def condition_facts(environment: dict[str, Any]) -> dict[str, str]:
         "turbo": _optional(lambda on: "on" if on else "off", found.get("turbo")),
         "CPU temperature": _optional("{:.0f} °C".format, found.get("temperature_c")),
         "time stolen by the hypervisor": _optional("{:.2%}".format, found.get("steal")),
-        "load of other processes": _optional("{:.0%} of the CPUs".format, found.get("foreign_load")),
+        "load of other processes": _optional(
+            "{:.0%} of the CPUs".format, found.get("foreign_load")
+        ),
         "spinning threads": found.get("spinning"),
         "GPU clock": _optional("{:,.0f} MHz".format, found.get("gpu_clock_mhz")),
         "GPU temperature": _optional("{:.0f} °C".format, found.get("gpu_temperature_c")),
