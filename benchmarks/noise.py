@@ -24,7 +24,7 @@ from tcompress.evaluate.entrants import Entrant
 from tcompress.evaluate.latency import Race, race
 from tcompress.evaluate.measurement import Speedup
 from tcompress.evaluate.sessions import open_session
-from tcompress.evaluate.subjects import compared_subjects
+from tcompress.evaluate.subjects import compared_subjects, model_subject
 from tcompress.machine import usable_cpus
 
 DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -33,7 +33,7 @@ SHAPE = (1, 128)
 
 def control_run(directory: Path, budget_s: float, processes: int, seed: int) -> Speedup:
     """Time an artifact against itself, as `evaluate` times its control."""
-    subject, _ = compared_subjects(directory, directory)
+    subject = model_subject(directory.name, directory)
     entrant = Entrant(subject, subject.precision, "cpu")
     joined: Race | None = None
     for number in range(processes):

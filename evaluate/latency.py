@@ -18,7 +18,7 @@ import numpy as np
 from .measurement import Speedup
 
 WANTED_HALF_WIDTH = 0.02
-"""Measuring stops when every speed-up is known to this fraction of it."""
+"""Measuring stops when the rounds tell every speed-up to this fraction of it."""
 FEWEST_ROUNDS = 6
 """Fewer rounds cannot give a 95 % interval of their median."""
 _ROUNDS_AIMED_AT = 8
@@ -206,7 +206,7 @@ def _settled(ratios: Mapping[str, Sequence[float]], half_width: float) -> bool:
 
 
 def _is_known(speedup: Speedup, half_width: float) -> bool:
-    return speedup.blocks >= FEWEST_ROUNDS and speedup.half_width <= half_width
+    return speedup.blocks >= FEWEST_ROUNDS and speedup.rounds_half_width <= half_width
 
 
 def _paces(contenders: Mapping[str, Timed], budget_s: float, turn_s: float) -> dict[str, Pace]:

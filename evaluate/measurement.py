@@ -1,5 +1,6 @@
 """The nouns of measuring: what was measured, how fast it was, how good it was."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from scipy import stats
 
 from tcompress.plan import CompressionPlan
 
@@ -22,6 +24,11 @@ EQUIVALENCE = 0.02
 """Difference in latency, as a fraction, that is of no use."""
 CONFIDENCE = 0.95
 """Confidence without which nothing is said about a speed-up."""
+PROCESS_SD = 0.016
+"""Standard deviation of a speed-up between sets of processes, a fraction, where they are too few to
+tell: what `python benchmarks/noise.py control` found on two virtual CPUs of a Zen 4."""
+# Of two, Student's interval is so wide (12.7 standard errors) that it says nothing.
+_FEWEST_PROCESSES = 3
 
 
 @dataclass(frozen=True)
@@ -126,19 +133,22 @@ class Speedup:
         interval: Interval of that median, with the confidence it really has.
         blocks: Number of blocks.
         processes: Number of processes that each of the two was measured in.
+        rounds_half_width: Half of the interval's width as far as the rounds tell, as a fraction.
     """
 
     value: float
     interval: Interval
     blocks: int
     processes: int = 1
+    rounds_half_width: float = 0.0
 
     @classmethod
     def of(cls, *sessions: Sequence[float], seed: int = 0) -> Self:
         """Estimate a speed-up from one ratio per block.
 
-        Two processes of one engine differ: each has its own place in memory. With several, the
-        interval therefore also covers the median of every single one.
+        Two processes of one engine differ: each has its own place in memory. From three on, the
+        interval therefore covers the median of every one, and Student's interval of their mean;
+        before, the interval of the rounds is widened by `PROCESS_SD`.
 
         Args:
             sessions: For each pair of processes, the baseline's latency over the candidate's, per
@@ -148,9 +158,11 @@ class Speedup:
         ratios = [ratio for session in sessions for ratio in session]
         value, within = ratio_interval(ratios, seed=seed)
         medians = [float(np.median(session)) for session in sessions if len(session)]
-        low, high = min(within.low, *medians), max(within.high, *medians)
-        interval = Interval(low, high, within.confidence) if len(medians) > 1 else within
-        return cls(value, interval, len(ratios), len(medians))
+        around = _between_processes(medians, value, within)
+        bounds = (within.low, within.high, *medians, *around)
+        interval = Interval(min(bounds), max(bounds), within.confidence)
+        half_width = (within.high - within.low) / 2 / value
+        return cls(value, interval, len(ratios), len(medians), half_width)
 
     @classmethod
     def of_baseline(cls) -> Self:
@@ -248,3 +260,17 @@ class Measurement:
             "neurons": list(self.plan.neuron_counts),
             "stale": subject.stale,
         }
+
+
+def _between_processes(
+    medians: Sequence[float], value: float, within: Interval
+) -> tuple[float, float]:
+    """Bound the median over all processes that there could be, on a logarithmic scale."""
+    logs = np.log(medians)
+    if len(logs) >= _FEWEST_PROCESSES:
+        reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(logs) - 1) * stats.sem(logs))
+        middle = float(logs.mean())
+        return math.exp(middle - reach), math.exp(middle + reach)
+    reach = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * PROCESS_SD / math.sqrt(len(logs))
+    down, up = (math.hypot(math.log(bound / value), reach) for bound in (within.low, within.high))
+    return value * math.exp(-down), value * math.exp(up)

@@ -403,7 +403,7 @@ def _doubts(device: str, shape: tuple[int, int], result: Race) -> list[str]:
     if result.settled:
         return []
     rounds = min(speedup.blocks for speedup in result.speedups.values())
-    worst = max(speedup.half_width for speedup in result.speedups.values())
+    worst = max(speedup.rounds_half_width for speedup in result.speedups.values())
     known = (
         f"known to ±{worst:.1%}"
         if rounds >= FEWEST_ROUNDS
