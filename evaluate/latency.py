@@ -60,12 +60,14 @@ class Turn:
     """What a contender did in one turn.
 
     Attributes:
-        start_s: When it began, since the race did.
+        start_s: When it began, since the race in its process did.
         samples_ns: Duration of each measured call.
+        process: Which of the contender's processes made them, from 0.
     """
 
     start_s: float
     samples_ns: tuple[int, ...]
+    process: int = 0
 
 
 @dataclass(frozen=True)
@@ -113,9 +115,9 @@ class Race:
         Args:
             other: What was measured after it.
         """
-        end = max((turns[-1].start_s for turns in self.turns.values() if turns), default=0.0)
+        number = max(len(sessions) for sessions in self.ratios.values())
         later = {
-            name: tuple(replace(turn, start_s=end + turn.start_s) for turn in turns)
+            name: tuple(replace(turn, process=number + turn.process) for turn in turns)
             for name, turns in other.turns.items()
         }
         return replace(

@@ -1,7 +1,7 @@
 """Accuracy against latency: every artifact on its own engine, beside the source model."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,12 @@ from .conditions import foreign_load
 from .engine_info import EngineInfo
 from .engine_process import EngineProcess
 from .entrants import Entrant, enter
-from .latency import FEWEST_ROUNDS, Race, race
+from .latency import FEWEST_ROUNDS, Race, Turn, race
 from .measurement import Latency, Measurement, Speedup, Subject
 from .profiling import profile_operators
 from .quality import Quality, judge
 from .sessions import Seat, open_session
-from .stability import describe
+from .stability import Stability, describe
 from .workloads import Mix, Scenario, race_mix
 
 _CONTROL = "the baseline again"
@@ -380,7 +380,7 @@ def _measurement(
             threads=info.threads,
             device=info.device,
             versions=info.versions,
-            stability=describe([(turn.start_s, turn.samples_ns) for turn in result.turns[key]]),
+            stability=_stability(result.turns[key]),
         ),
         speedup=result.speedups.get(key) or Speedup.of_baseline(),
         quality=item.quality,
@@ -415,12 +415,16 @@ def _doubts(device: str, shape: tuple[int, int], result: Race) -> list[str]:
     ]
 
 
+def _stability(turns: Sequence[Turn]) -> Stability:
+    """Describe all calls; a drift is one within a process, as two processes differ anyway."""
+    everything = describe([(turn.start_s, turn.samples_ns) for turn in turns])
+    first = [(turn.start_s, turn.samples_ns) for turn in turns if turn.process == 0]
+    return replace(everything, drift=describe(first).drift)
+
+
 def _drift_doubts(device: str, shape: tuple[int, int], result: Race) -> list[str]:
     """Say whose calls took ever longer, or ever shorter, in the course of measuring."""
-    drifts = {
-        name: describe([(turn.start_s, turn.samples_ns) for turn in turns]).drift
-        for name, turns in result.turns.items()
-    }
+    drifts = {name: _stability(turns).drift for name, turns in result.turns.items()}
     flagged = {name: drift.slope_per_minute for name, drift in drifts.items() if drift.flagged}
     if not flagged:
         return []
