@@ -115,7 +115,7 @@ class Race:
         Args:
             other: What was measured after it.
         """
-        number = max(len(sessions) for sessions in self.ratios.values())
+        number = max((len(sessions) for sessions in self.ratios.values()), default=1)
         later = {
             name: tuple(replace(turn, process=number + turn.process) for turn in turns)
             for name, turns in other.turns.items()
