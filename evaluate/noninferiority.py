@@ -431,13 +431,25 @@ def _proves(lost: int, gained: int, n: int, margin: float, alpha: float) -> bool
 def _most_lost(gained: NDArray[np.int64], n: int, margin: float, alpha: float) -> NDArray[np.int64]:
     """Return for each number of gains, rising by 1, the most losses with a pass; -1 for none."""
     found = np.empty_like(gained)
-    most = -1
+    most = _most_lost_beside(int(gained[0]), n, margin, alpha)
     for i, more in enumerate(gained):
         # A gain never makes a pass harder: go on from the one before.
         while most + more < n and _proves(most + 1, int(more), n, margin, alpha):
             most += 1
         found[i] = most
     return found
+
+
+def _most_lost_beside(gained: int, n: int, margin: float, alpha: float) -> int:
+    """Return the most losses with a pass beside so many gains, by bisection; -1 for none."""
+    passes, fails = -1, n - gained + 1
+    while fails - passes > 1:
+        middle = (passes + fails) // 2
+        if _proves(middle, gained, n, margin, alpha):
+            passes = middle
+        else:
+            fails = middle
+    return passes
 
 
 def _melded_upper(lost: float, gained: float, n: int, alpha: float) -> float:

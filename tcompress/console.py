@@ -199,4 +199,5 @@ def printable(text: str) -> str:
     Args:
         text: Any text.
     """
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    shown = (c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return "".join(shown).replace("##[", "# #[")  # a command of CI services, wherever it stands

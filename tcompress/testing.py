@@ -99,4 +99,4 @@ def _judge_arrays(candidate: Any, baseline: Any, truth: Any, policy: Any) -> Any
         raise RequestError(msg)
     before, now = (np.asarray(side, dtype=np.float32) for side in (baseline, candidate))
     labels = tuple(str(index) for index in range(before.shape[-1]))
-    return judge(Sides(before, now, np.asarray(truth, dtype=np.int64), labels), policy)
+    return judge(Sides(before, now, np.asarray(truth), labels), policy)

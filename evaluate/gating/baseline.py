@@ -18,7 +18,7 @@ from tcompress.console import Console
 from tcompress.data import Examples
 from tcompress.digests import document_digest
 from tcompress.encoder import label_indices
-from tcompress.errors import DataError, InputError, ModelError
+from tcompress.errors import DataError, InputError, ModelError, RequestError
 from tcompress.machine import cpu_features, cpu_name, library_versions, usable_cpus
 from tcompress.preprocessing import TOKENIZER_FILES
 from tcompress.workspace import reference_to, source_of
@@ -315,11 +315,15 @@ def measure_latency(
 
     Raises:
         MeasurementError: If an engine fails.
+        RequestError: If the model takes no input of that length.
     """
     first = EngineProcess(directory, device=device)
     again = EngineProcess(directory, name=f"{directory} again", device=device)
     with first, again:
         length = tokens or min(TOKENS, first.info.max_tokens)
+        if length > first.info.max_tokens:
+            msg = f"--tokens {length}: the model's longest input is {first.info.max_tokens}"
+            raise RequestError(msg)
         for engine in (first, again):
             engine.fix(batch, length, seed=seed)
         timed = race({"first": first, "again": again}, "first", budget_s=budget_s, seed=seed)

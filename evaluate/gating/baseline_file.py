@@ -229,7 +229,7 @@ def _record(document: dict[str, Any]) -> Record:
     latency = None if document["latency"] is None else _latency(_typed(document, "latency", dict))
     return Record(
         **{name: _typed(document, name, str) for name in ("model", "source", "data", "ids")},
-        size_bytes=_count(document, "size_bytes"),
+        size_bytes=_positive(document, "size_bytes"),
         labels=labels,
         tokenizer=_mapping(document, "tokenizer", str),
         max_tokens=_count(document, "max_tokens"),
@@ -316,6 +316,13 @@ def _count(document: dict[str, Any], name: str) -> int:
     value = _typed(document, name, int)
     if value < 0:
         msg = f"{name!r} must not be negative, got {value}"
+        raise ValueError(msg)
+    return value
+
+
+def _positive(document: dict[str, Any], name: str) -> int:
+    if (value := _count(document, name)) == 0:
+        msg = f"{name!r} must be above 0"
         raise ValueError(msg)
     return value
 

@@ -167,7 +167,7 @@ def gate(
     console = common.console
     named = (baseline, candidate, data.data)
     workspace = optional_workspace(common, needed=None in named)
-    policy = _policy(
+    policy = policy_in(
         workspace, policy_file, {**limits, "slice_columns": data.slice_columns}, console
     )
     data = replace(data, slice_columns=policy.slice_columns)
@@ -203,13 +203,24 @@ def _typed(ctx: click.Context) -> str:
     return shlex.join(words)
 
 
-def _policy(
+def policy_in(
     workspace: "Workspace | None",
     named: Path | None,
     limits: dict[str, Any],
     console: "Console",
 ) -> "Policy":
-    """Put the policy together: the workspace's limit, then the file's, then what was typed."""
+    """Put the policy together: the workspace's limit, then the file's, then what was typed.
+
+    Args:
+        workspace: The workspace, or None.
+        named: A policy file that was named, or None for the one that is found.
+        limits: What was typed, by key; None is not.
+        console: Where to say which file was read.
+
+    Raises:
+        InputError: If the file is wrong.
+        RequestError: If they make no policy.
+    """
     from .policy import find_policy, make_policy, read_values
 
     directory = None if workspace is None else workspace.directory

@@ -119,25 +119,28 @@ def can_damage_file(directory: Path) -> bool:
     return not is_artifact(directory) or Manifest.read(directory).kind in (ENCODER_KIND, ONNX_KIND)
 
 
-def write_damaged(name: str, directory: Path, target: Path) -> None:
+def write_damaged(name: str, directory: Path, target: Path) -> bool:
     """Write a copy of an artifact with a defect in its file.
 
     Args:
         name: `zeroed layer` or `broken scale`.
         directory: A model directory, an encoder artifact or an ONNX artifact.
         target: Directory of the copy, which must not exist.
+
+    Returns:
+        Whether there was something to damage.
     """
     if is_artifact(directory):
         manifest = Manifest.read(directory)
         with writing_artifact(target) as draft:
             if manifest.kind == ONNX_KIND:
-                _copy_onnx(name, directory, draft.directory)
+                changed = _copy_onnx(name, directory, draft.directory)
             else:
-                _save_encoder(name, directory, draft.directory)
+                changed = _save_encoder(name, directory, draft.directory)
             draft.manifest = replace(manifest, files={})
-    else:
-        target.mkdir()
-        _save_encoder(name, directory, target)
+        return changed
+    target.mkdir()
+    return _save_encoder(name, directory, target)
 
 
 def _shifted(values: Any) -> Any:
@@ -146,21 +149,22 @@ def _shifted(values: Any) -> Any:
     return np.where(values < values.max(), values + 1, values)
 
 
-def _save_encoder(name: str, directory: Path, target: Path) -> None:
+def _save_encoder(name: str, directory: Path, target: Path) -> bool:
     import torch
 
     encoder = load_encoder(directory)
     layer = encoder.anatomy.layers[0]
+    whole = (*layer.projections(), layer.output, layer.ffn_in, layer.ffn_out)
+    damaged = (layer.ffn_out,) if name == "broken scale" else whole
+    changed = any(bool(linear.weight.any()) for linear in damaged)
     with torch.no_grad():
-        if name == "broken scale":
-            layer.ffn_out.weight.mul_(_FACTOR)
-        else:
-            for linear in (*layer.projections(), layer.output, layer.ffn_in, layer.ffn_out):
-                linear.weight.zero_()
+        for linear in damaged:
+            linear.weight.mul_(_FACTOR if name == "broken scale" else 0)
     encoder.save(target)
+    return changed
 
 
-def _copy_onnx(name: str, directory: Path, target: Path) -> None:
+def _copy_onnx(name: str, directory: Path, target: Path) -> bool:
     import onnx
     from onnx import numpy_helper
 
@@ -170,10 +174,14 @@ def _copy_onnx(name: str, directory: Path, target: Path) -> None:
             shutil.copy(path, target / path.name)
     model = onnx.load(directory / model_file)
     change = _broken if name == "broken scale" else _zeroed
+    changed = False
     for tensor in model.graph.initializer:
-        value = change(tensor.name)(numpy_helper.to_array(tensor))
-        tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+        before = numpy_helper.to_array(tensor)
+        after = change(tensor.name)(before)
+        changed |= not np.array_equal(before, after)
+        tensor.CopyFrom(numpy_helper.from_array(after, tensor.name))
     onnx.save(model, target / model_file)
+    return changed
 
 
 def _zeroed(name: str) -> Callable[[Any], Any]:

@@ -33,7 +33,13 @@ from ..noninferiority import (
 )
 from ..subjects import saturation_notes
 from .baseline import Baseline, is_recorded
-from .guards import check_guards, check_ids, repeated_inputs_notes, too_few_words
+from .guards import (
+    check_guards,
+    check_ids,
+    first_of_each,
+    repeated_inputs_notes,
+    too_few_words,
+)
 from .independence import check_independent
 from .planning import POWER, advice
 from .policy import MARGINS, Policy
@@ -95,8 +101,9 @@ def gate(
         else recorded.ask_beside(candidate, examples, device=device, console=console)
     )
     truth = label_indices(expected.labels, examples).numpy()
-    sides = Sides(expected.logits, found.logits, truth, expected.labels)
-    report = judge(sides, policy, examples.slices)
+    once = first_of_each(examples)
+    sides = Sides(expected.logits[once], found.logits[once], truth[once], expected.labels)
+    report = judge(sides, policy, examples.take(once).slices)
     bench = Bench(recorded or baseline, candidate, device, seed, console)
     source = source_of(baseline).digest if recorded is None else recorded.source
     notes = _origin_notes(source, candidate) + _machine_notes(candidate)
@@ -124,7 +131,7 @@ def _check_examples(examples: Examples, candidate: Path, policy: Policy, console
         msg = "max_slice_drop is about slices, and there are none; name some by --slice-column"
         raise RequestError(msg)
     if policy.max_drop is not None and (
-        warning := too_few_words(len(examples), policy.max_drop, policy.alpha)
+        warning := too_few_words(len(first_of_each(examples)), policy.max_drop, policy.alpha)
     ):
         console.warn(warning)
 

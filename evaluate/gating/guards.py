@@ -3,13 +3,14 @@
 from collections import Counter
 
 import numpy as np
+import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import binomtest
 
 from tcompress.data import Examples
 from tcompress.errors import DataError
 
-from ..noninferiority import Verdict, damage_bounds, required_examples
+from ..noninferiority import PairedCounts, Verdict, damage_bounds, required_examples
 from .sides import NO_ANSWER, Classes, Sides
 from .verdict import Check
 
@@ -50,19 +51,35 @@ def check_ids(examples: Examples) -> None:
         raise DataError(msg)
 
 
-def repeated_inputs_notes(examples: Examples) -> tuple[str, ...]:
-    """Say how many examples repeat an input; they count as evidence each time.
+def first_of_each(examples: Examples) -> npt.NDArray[np.int64]:
+    """Return the position of the first example with each input: a repeated one proves no more.
 
     Args:
         examples: The examples of the gate.
     """
-    repeated = len(examples) - len(set(examples.content_digests))
-    if not repeated:
-        return ()
-    return (
-        f"{repeated:,} of {len(examples):,} examples repeat the input of another one; each is "
-        "counted as evidence of its own",
-    )
+    _, first = np.unique(np.asarray(examples.content_digests), return_index=True)
+    return np.sort(first)
+
+
+def repeated_inputs_notes(examples: Examples) -> tuple[str, ...]:
+    """Say how many examples repeat an input, and whether they come in groups.
+
+    Args:
+        examples: The examples of the gate.
+    """
+    notes: tuple[str, ...] = ()
+    if repeated := len(examples) - len(set(examples.content_digests)):
+        notes += (
+            f"{repeated:,} of {len(examples):,} examples repeat the input of another one; each "
+            "input is counted once",
+        )
+    groups = len(set(examples.groups or ()))
+    if 0 < groups < len(examples):
+        notes += (
+            f"the examples come in {groups:,} groups; those of one group are counted as "
+            "independent of each other",
+        )
+    return notes
 
 
 def too_few_words(n: int, max_drop: float, alpha: float) -> str | None:
@@ -101,14 +118,15 @@ def _check_degenerate(sides: Sides) -> Check:
 def _check_majority(sides: Sides, alpha: float) -> Check:
     """Fail a candidate that fell below always naming the most frequent label.
 
-    It fell only if the baseline stands above that, and the loss is more than chance.
+    It fell only if the baseline stands above that, and it is below by more than chance.
     """
     counts, n = sides.counts, len(sides)
     sizes = np.bincount(sides.truth)
     right_before, right_now = counts.both_right + counts.lost, counts.both_right + counts.gained
     below = right_now < sizes.max() < right_before
     before, now, floor = right_before / n, right_now / n, float(sizes.max() / n)
-    shown = bool(below) and damage_bounds(counts, alpha).low > 0
+    always = PairedCounts.from_correct(sides.truth == sizes.argmax(), sides.found == sides.truth)
+    shown = bool(below) and damage_bounds(always, alpha).low > 0
     words = (
         f"accuracy is {now:.1%}, always saying {sides.labels[sizes.argmax()]!r} gives {floor:.1%}, "
         f"and the baseline has {before:.1%}"
@@ -131,7 +149,7 @@ def _check_permuted(sides: Sides, alpha: float) -> Check:
     share = float((told.sum() - kept.sum()) / changed) if len(moved) and changed else 0.0
     failed = (
         share > _EXPLAINED
-        and bool((told > kept).all())
+        and bool((told > kept)[table[moved].sum(axis=1) > 0].all())
         and _more_often(int(told.sum()), int(kept.sum()), alpha)
     )
     names = ", ".join(f"{sides.labels[i]}->{sides.labels[renamed[i]]}" for i in moved)

@@ -23,6 +23,8 @@ from ..statistics import Interval
 from .sides import Sides
 
 RESAMPLES = 5000
+LEAST_ALPHA = 0.01
+"""Below, so few samples lie beyond a bound that it would be off."""
 _AT_ONCE = 250  # samples that are held in memory together
 
 Statistic = Callable[[Values], Values]
@@ -131,6 +133,8 @@ def bca_bounds(
     if np.all(drawn == estimate):
         return Interval(estimate, estimate, 1 - 2 * alpha)
     undefined = Interval(-np.inf, np.inf, 1 - 2 * alpha)
+    if alpha < LEAST_ALPHA:
+        return undefined
     if not np.isfinite(drawn).all():
         return undefined
     # Half of what equals the estimate counts as below it.

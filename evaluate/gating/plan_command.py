@@ -71,8 +71,10 @@ def plan(
       tcompress gate plan --max-drop 0.01
       tcompress gate plan --max-drop 0.005 --flip-rate 0.03 --examples 2000
     """
+    from tcompress.errors import RequestError
     from tcompress.stages import DataSource, optional_workspace
 
+    from .command import policy_in
     from .planning import USUAL_FLIP_RATES, make_plan
 
     workspace = optional_workspace(common, needed=max_drop is None)
@@ -82,11 +84,14 @@ def plan(
         flip_rate = _kept_flip_rate(workspace, candidate, examples, common.console)
     if count is None and examples is not None:
         count = len(examples)
-    if max_drop is None and workspace is not None:
-        max_drop = workspace.config.max_drop
-    assert max_drop is not None, "without it there is a workspace"
+    policy = policy_in(workspace, None, {"max_drop": max_drop, "alpha": alpha}, common.console)
+    if policy.max_drop is None:
+        msg = "the policy has no max_drop to plan for; pass --max-drop"
+        raise RequestError(msg)
     rates = USUAL_FLIP_RATES if flip_rate is None else (flip_rate,)
-    made = make_plan(max_drop, flip_rates=rates, examples=count, alpha=alpha, power=power)
+    made = make_plan(
+        policy.max_drop, flip_rates=rates, examples=count, alpha=policy.alpha, power=power
+    )
     _show(common.console, made)
 
 

@@ -245,7 +245,11 @@ def read_values(path: Path) -> dict[str, Any]:
     """
     document = _document(path)
     if path.name == CONFIG_FILE:
-        document = document.get(TABLE, {})
+        table = document.get(TABLE)
+        if not isinstance(table, dict):
+            msg = f"{path}: no table [{TABLE}] in it"
+            raise InputError(msg)
+        document = table
     try:
         values: dict[str, Any] = {}
         for name, value in _flat(document):
@@ -274,6 +278,9 @@ def make_policy(*sources: Mapping[str, Any]) -> Policy:
         if given.keys() & set(MARGINS):  # the two limit the same
             merged = {name: value for name, value in merged.items() if name not in MARGINS}
         merged |= given
+    if unknown := merged.keys() - _KEYS.keys():
+        msg = f"no such limits: {', '.join(sorted(unknown))}; there are: {', '.join(_KEYS)}"
+        raise RequestError(msg)
     return Policy(**merged)
 
 

@@ -306,10 +306,17 @@ def _check_parts(
         return non_inferiority(tables[name], max_drop, level).verdict is Verdict.REGRESSION
 
     worse = holm(shows, tables, alpha)
+    empty = [_empty_check(name, max_drop) for name in members if name not in tables]
     return [
         _failing_broken(_part_check(name, counts, max_drop, alpha, name in worse), sides)
         for name, counts in tables.items()
-    ]
+    ] + empty
+
+
+def _empty_check(name: str, max_drop: float) -> Check:
+    """Say that nothing is known of a part without examples."""
+    words = f"{name}: there are no examples of it"
+    return Check(name, Verdict.INCONCLUSIVE, 0.0, 1.0, max_drop, 0, words=words)
 
 
 def _part_check(

@@ -16,7 +16,7 @@ import numpy as np
 from tcompress.console import Console
 from tcompress.data import Examples
 from tcompress.encoder import label_indices
-from tcompress.errors import TcompressError
+from tcompress.errors import MachineError, TcompressError
 
 from ..accuracy import Predictions, predict
 from ..engine_process import EngineProcess
@@ -185,10 +185,12 @@ def _try(
         return without_answers(Outcome.NOT_SEEDED, words)
     try:
         logits = _answers(defect, artifact, examples, clean)
+    except MachineError:
+        raise  # it says nothing about the candidate
     except TcompressError as error:
         return without_answers(Outcome.CAUGHT, f"refused: {error}")
     if logits is None:
-        return without_answers(Outcome.NOT_SEEDED, "the model has no such input")
+        return without_answers(Outcome.NOT_SEEDED, "the model has nothing of that kind")
     report = judge(logits)
     truth = label_indices(clean.labels, examples).numpy()
     finite = np.isfinite(logits).all(axis=1)
@@ -205,7 +207,7 @@ def _try(
 def _answers(
     defect: Defect, artifact: Path, examples: Examples, clean: Predictions
 ) -> Logits | None:
-    """Return the logits that the damaged artifact gives; None where it lacks the input."""
+    """Return the logits that the damaged artifact gives; None where there was nothing to damage."""
     if defect.place is Place.ANSWERS:
         return damage_answers(defect.name, clean.logits)
     if defect.place is Place.INPUTS:
@@ -216,6 +218,7 @@ def _answers(
             return predict(engine, examples, require_finite=False).logits
     with tempfile.TemporaryDirectory(prefix="tcompress-selftest-") as name:
         target = Path(name) / "damaged"
-        write_damaged(defect.name, artifact, target)
+        if not write_damaged(defect.name, artifact, target):
+            return None
         with EngineProcess(target) as engine:
             return predict(engine, examples, require_finite=False).logits

@@ -20,19 +20,20 @@ if TYPE_CHECKING:
     from .selftest import SelfTest
 
 
+_MARGIN = 0.02
+
+
 @click.command(context_settings=CONTEXT, short_help="Prove that the gate can fail.")
 @click.argument("artifact", type=DIRECTORY)
 @click.option(
     "--max-drop",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.02,
-    help="Margin of the gate that is tested, a fraction.",
+    help="Margin of the gate that is tested, a fraction; else its policy's, else 0.02.",
 )
 @click.option(
     "--alpha",
     type=click.FloatRange(0, 0.5, min_open=True, max_open=True),
-    default=0.05,
-    help="Its error probability.",
+    help="Its error probability; else its policy's, else 0.05.",
 )
 @data_options
 @common_options
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
 def selftest(
     ctx: click.Context,
     artifact: Path,
-    max_drop: float,
-    alpha: float,
+    max_drop: float | None,
+    alpha: float | None,
     data: DataOptions,
     common: Common,
 ) -> None:
@@ -64,13 +65,18 @@ def selftest(
     """
     from tcompress.stages import DataSource, optional_workspace
 
-    from .gate import judge_sides
+    from .command import policy_in
+    from .gate import judge
     from .selftest import self_test
 
     workspace = optional_workspace(common, needed=data.data is None)
     examples = DataSource(workspace, data).held_out_examples()
+    typed = {"max_drop": max_drop, "alpha": alpha}
+    if workspace is None and max_drop is None:
+        typed["max_drop"] = _MARGIN
+    policy = policy_in(workspace, None, typed, common.console)
     found = self_test(
-        artifact, examples, lambda sides: judge_sides(sides, max_drop, alpha), common.console
+        artifact, examples, lambda sides: judge(sides, policy, examples.slices), common.console
     )
     _show(common.console, found)
     ctx.exit(found.exit_code)

@@ -29,7 +29,8 @@ class Sides:
         labels: Class names.
 
     Raises:
-        ModelError: If the shapes differ or the baseline's logits are not finite.
+        ModelError: If the shapes differ, a right class is none of the classes, or the baseline's
+            logits are not finite.
     """
 
     baseline: Logits
@@ -44,6 +45,11 @@ class Sides:
                 "logits must have one shape (examples, classes) and one label per example, got "
                 f"{shapes[0]}, {shapes[1]} and {len(self.truth)} labels"
             )
+            raise ModelError(msg)
+        if not np.issubdtype(self.truth.dtype, np.integer) or (
+            len(self.truth) and not 0 <= self.truth.min() <= self.truth.max() < shapes[0][1]
+        ):
+            msg = f"labels must be whole numbers from 0 to {shapes[0][1] - 1}, one per class"
             raise ModelError(msg)
         if not np.isfinite(self.baseline).all():
             msg = "the baseline's logits are not finite; nothing can be held against it"
