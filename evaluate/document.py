@@ -15,7 +15,7 @@ from tcompress.data import Examples
 from tcompress.machine import describe_machine
 
 from .conditions import CpuClock, read_conditions
-from .measurement import Measurement, Subject
+from .measurement import CONFIDENCE, Measurement, Subject
 from .pareto import Point, pareto_front
 from .slices import slice_notes
 from .tradeoff import NoiseFloor, Settings, measure_tradeoff
@@ -161,8 +161,12 @@ def _flipped(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
 
 
 def _noise(floors: Sequence[NoiseFloor]) -> dict[str, Any]:
-    """Return every noise floor, and the widest as the one to quote."""
-    widest = max(floors, key=lambda floor: floor.speedup.half_width)
+    """Return every noise floor, and one that is not known, or else the widest, to quote."""
+
+    def doubt(floor: NoiseFloor) -> tuple[bool, float]:
+        return floor.speedup.interval.confidence < CONFIDENCE, floor.speedup.half_width
+
+    widest = max(floors, key=doubt)
     return {
         "noise_floor": widest.speedup.to_json(),
         "noise_floors": [floor.to_json() for floor in floors],

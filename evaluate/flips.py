@@ -80,5 +80,7 @@ def flipped_examples(
 def _text(examples: Examples, i: int) -> str | None:
     if examples.texts is None:
         return None
-    pair = () if examples.text_pairs is None else (examples.text_pairs[i],)
-    return "\n".join((examples.texts[i], *pair))[:LONGEST_TEXT]
+    if examples.text_pairs is None:
+        return examples.texts[i][:LONGEST_TEXT]
+    both = (examples.texts[i], examples.text_pairs[i])
+    return "\n".join(text[: LONGEST_TEXT // 2] for text in both)

@@ -5,6 +5,7 @@ the data, the engine, the input shape and the machine. Of equal ones the newest 
 """
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,7 @@ class PastPoint:
         """Whether the artifact no longer stands where it was measured."""
         try:
             return reference_to(Path(self.measurement["path"])).digest != self.artifact
-        except (ArtifactError, ModelError, OSError):
+        except (ArtifactError, ModelError, OSError, ValueError):
             return True
 
     def shown(self) -> dict[str, Any]:
@@ -173,6 +174,11 @@ def _check_types(point: PastPoint) -> None:
         if wrong := [value for value in values if not isinstance(value, kind)]:
             msg = f"{wrong[0]!r} is out of place"
             raise TypeError(msg)
+    if not all(map(math.isfinite, numbers)) or not {"accuracy", "agreement"} & set(
+        entry["metrics"]
+    ):
+        msg = "a number is not finite, or there is no accuracy"
+        raise TypeError(msg)
 
 
 def _refuse(constant: str) -> None:
@@ -189,7 +195,7 @@ def _read(path: Path) -> tuple[list[PastPoint], list[str]]:
     for line in text.split("\n"):
         try:
             points += [PastPoint.from_line(line)] if line else []
-        except ValueError:
+        except (ValueError, RecursionError):
             damaged.append(line)
     return points, damaged
 

@@ -56,7 +56,7 @@ class Settings:
     devices: tuple[str, ...] = ("cpu",)
     batches: tuple[int, ...] = (1,)
     tokens: tuple[int, ...] | None = None
-    budget_s: float = 12.0
+    budget_s: float = 20.0
     processes: int = 1
     mix: bool = True
     threads: int | None = None
@@ -403,7 +403,7 @@ def _doubts(device: str, shape: tuple[int, int], result: Race) -> list[str]:
     if result.settled:
         return []
     rounds = min(speedup.blocks for speedup in result.speedups.values())
-    worst = max(speedup.rounds_half_width for speedup in result.speedups.values())
+    worst = max(speedup.half_width for speedup in result.speedups.values())
     known = (
         f"known to ±{worst:.1%}"
         if rounds >= FEWEST_ROUNDS
@@ -416,10 +416,14 @@ def _doubts(device: str, shape: tuple[int, int], result: Race) -> list[str]:
 
 
 def _stability(turns: Sequence[Turn]) -> Stability:
-    """Describe all calls; a drift is one within a process, as two processes differ anyway."""
+    """Describe all calls; a drift is the worst within a process, as two processes differ anyway."""
     everything = describe([(turn.start_s, turn.samples_ns) for turn in turns])
-    first = [(turn.start_s, turn.samples_ns) for turn in turns if turn.process == 0]
-    return replace(everything, drift=describe(first).drift)
+    drifts = [
+        describe([(t.start_s, t.samples_ns) for t in turns if t.process == process]).drift
+        for process in {turn.process for turn in turns}
+    ]
+    worst = max(drifts, key=lambda drift: (drift.flagged, abs(drift.slope_per_minute or 0)))
+    return replace(everything, drift=worst)
 
 
 def _drift_doubts(device: str, shape: tuple[int, int], result: Race) -> list[str]:

@@ -51,9 +51,9 @@ class Failure(click.ClickException):
         Args:
             file: Where to print instead.
         """
-        from .console import colored, printable
+        from .console import colored, inert
 
-        line = printable(" ".join(self.message.split()))
+        line = inert(" ".join(self.message.split()))
         click.echo(f"{colored('error:', 'red')} {line}", file=file, err=True)
 
 

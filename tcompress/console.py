@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence, Sized
@@ -13,6 +14,7 @@ import click
 ItemT = TypeVar("ItemT")
 _SECONDS_BETWEEN_LINES = 5.0
 _BAR_WIDTH = 12
+_COMMAND = re.compile(r"^(\s*)::", re.MULTILINE)
 _SHADES = " ░▒▓█"
 # For terminals and logs that cannot show more than ASCII.
 _IN_ASCII = str.maketrans(
@@ -63,7 +65,7 @@ class Console:
         Args:
             text: Any number of lines.
         """
-        click.echo(shown(text))
+        click.echo(shown(inert(text)))
 
     def bar(self, fraction: float) -> str:
         """Return a bar for a cell of a table, longer for more.
@@ -102,7 +104,7 @@ class Console:
         for i, name in enumerate(columns):
             table.add_column(shown(name), justify="left" if i == 0 or not name else "right")
         for row in rows:
-            table.add_row(*(Text(shown(printable(str(cell)))) for cell in row))
+            table.add_row(*(Text(shown(_line(str(cell)))) for cell in row))
         RichConsole(file=sys.stdout, highlight=False, soft_wrap=False).print(table)
 
     def track(self, items: Iterable[ItemT], what: str, total: int | None = None) -> Iterator[ItemT]:
@@ -144,10 +146,11 @@ class Console:
 
     def _bar(self, items: Iterable[ItemT], what: str, total: int | None) -> Iterator[ItemT]:
         from rich.console import Console as RichConsole
+        from rich.markup import escape
         from rich.progress import Progress
 
         with Progress(console=RichConsole(file=sys.stderr), transient=True) as progress:
-            yield from progress.track(items, description=printable(what), total=total)
+            yield from progress.track(items, description=escape(printable(what)), total=total)
 
     def _lines(self, items: Iterable[ItemT], what: str, total: int | None) -> Iterator[ItemT]:
         start = last = time.perf_counter()
@@ -181,14 +184,12 @@ def colored(text: str, color: str) -> str:
 
 
 def _line(text: str) -> str:
-    """Return text as one line that steers neither a terminal nor a CI service.
-
-    Services take a line that begins with two colons for a command.
+    """Return text as one inert line.
 
     Args:
         text: Any text.
     """
-    return printable(" ".join(text.splitlines()))
+    return inert(" ".join(text.splitlines()))
 
 
 def printable(text: str) -> str:
@@ -200,4 +201,15 @@ def printable(text: str) -> str:
         text: Any text.
     """
     shown = (c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
-    return "".join(shown).replace("##[", "# #[")  # a command of CI services, wherever it stands
+    return "".join(shown)
+
+
+def inert(text: str) -> str:
+    """Return text that steers neither a terminal nor a CI service that reads the log.
+
+    Services take a line that begins with two colons for a command, and `##[` wherever it stands.
+
+    Args:
+        text: Any text.
+    """
+    return _COMMAND.sub(r"\1: :", printable(text).replace("##[", "# #["))

@@ -11,11 +11,11 @@ from typing import Any, Self
 
 from tcompress.console import printable
 
+from ..measurement import CONFIDENCE
+
 DEFAULT_MARGIN = 0.01
 """Drop that may be shipped where the document names no margin."""
 
-# That of the range of five rounds; from fewer nothing is concluded.
-_LEAST_CONFIDENCE = 0.9
 _LONGEST_NAME = 32
 _SURE_STEP = 1e-9
 
@@ -140,7 +140,9 @@ class Row:
             return Standing.BASELINE
         if self.raw["not_inferior"]:
             return Standing.PROVED
-        within = self.drop <= self.margin + _SURE_STEP
+        interval = self.raw["accuracy_drop_interval"]
+        shown = self.drop if interval is None else float(interval["low"])
+        within = shown < self.margin + (_SURE_STEP if interval is None else 0)
         return Standing.UNPROVED if within else Standing.WORSE
 
     @property
@@ -285,7 +287,7 @@ class Summary:
 
 def is_sure(interval: dict[str, Any]) -> bool:
     """Tell whether an interval holds with enough confidence to conclude from it."""
-    return bool(interval.get("confidence", 1.0) >= _LEAST_CONFIDENCE)
+    return bool(interval.get("confidence", 1.0) >= CONFIDENCE)
 
 
 def shortened(text: str) -> str:

@@ -41,3 +41,16 @@ def test_a_hostile_name_begins_no_line_of_a_log(capfd: pytest.CaptureFixture[str
     Console().warn("c\r\n::error::d")
     lines = capfd.readouterr().err.splitlines()
     assert lines == ["reading a ::error::b", "warning: c ::error::d"]
+
+
+def test_nothing_that_is_shown_is_a_command_of_a_ci_service(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    console = Console()
+    console.say("::error::a")
+    console.show("note\n::error::b ##[stop-commands]c")
+    console.table(("name",), [("::error::d",), ("e\n::error::f",)])
+    written = capfd.readouterr()
+    lines = (written.err + written.out).splitlines()
+    assert [line for line in lines if line.strip().startswith("::") or "##[" in line] == []
+    assert "b # #[stop-commands]c" in written.out
