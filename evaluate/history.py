@@ -174,9 +174,8 @@ def _check_types(point: PastPoint) -> None:
         if wrong := [value for value in values if not isinstance(value, kind)]:
             msg = f"{wrong[0]!r} is out of place"
             raise TypeError(msg)
-    if not all(map(math.isfinite, numbers)) or not {"accuracy", "agreement"} & set(
-        entry["metrics"]
-    ):
+    known = {"accuracy", "agreement"} & set(entry["metrics"])
+    if not known or not all(map(math.isfinite, numbers)):
         msg = "a number is not finite, or there is no accuracy"
         raise TypeError(msg)
 

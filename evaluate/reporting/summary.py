@@ -184,8 +184,7 @@ class Summary:
         clean = _filled(cleaned(document), _DOCUMENT_DEFAULTS)
         margin = clean["margin"] or DEFAULT_MARGIN
         rows = tuple(
-            Row(number, _filled(raw, _MEASUREMENT_DEFAULTS), margin, raw["artifact"] == baseline)
-            for baseline in (clean["baseline"],)
+            Row(number, _filled(raw, _MEASUREMENT_DEFAULTS), margin, _is_baseline(raw, clean))
             for number, raw in enumerate(clean["measurements"], start=1)
         )
         earlier = tuple(
@@ -315,3 +314,8 @@ def _filled(entry: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
 def _beats(one: Row, other: Row) -> bool:
     pairs = ((-one.latency_ms, -other.latency_ms), (one.quality, other.quality))
     return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
+
+
+def _is_baseline(raw: dict[str, Any], document: dict[str, Any]) -> bool:
+    """Tell the baseline from the same model in another format, which was raced against it."""
+    return raw["artifact"] == document["baseline"] and not raw["speedup"].get("blocks")
