@@ -163,6 +163,7 @@ def gate(
     from .gate import gate as judge
     from .outputs import clear_outputs, write_outputs
 
+    _check_outputs([junit, markdown], [data.data, baseline, policy_file])
     clear_outputs(junit, markdown)
     console = common.console
     named = (baseline, candidate, data.data)
@@ -188,6 +189,18 @@ def gate(
     _show(console, report)
     write_outputs(report, junit, markdown, github, os.environ, _typed(ctx))
     ctx.exit(report.exit_code)
+
+
+def _check_outputs(outputs: "list[Path | None]", inputs: "list[Path | None]") -> None:
+    """Raise where a file to be written is another one, or one that is read."""
+    taken = [path.resolve() for path in inputs if path is not None]
+    for path in outputs:
+        if path is None:
+            continue
+        if path.resolve() in taken:
+            msg = f"{path} is named twice; name another file for the report"
+            raise click.UsageError(msg)
+        taken.append(path.resolve())
 
 
 def _typed(ctx: click.Context) -> str:

@@ -167,3 +167,14 @@ def test_subcommands_have_help_and_an_example_without_torch(name: str):
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert f"tcompress gate {name}" in result.stdout.split("Example:")[1]
+
+
+@pytest.mark.parametrize("second", ["--markdown", "--data"])
+def test_a_report_never_overwrites_another_file_of_the_command(
+    gate: Callable[..., Result], tmp_path: Path, second: str
+) -> None:
+    kept = tmp_path / "data.npz"
+    kept.write_bytes(b"mine")
+    found = gate("--max-drop", "0.02", "--junit", kept, second, kept)
+    assert (found.exit_code, "is named twice" in found.stderr) == (2, True)
+    assert kept.read_bytes() == b"mine"
