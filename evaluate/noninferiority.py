@@ -208,6 +208,18 @@ def damage_bounds(counts: PairedCounts, alpha: float = 0.05) -> Interval:
     return Interval(-_damage_upper(gained, lost, n, alpha), upper, 1 - 2 * alpha)
 
 
+def verdict_of(bounds: Interval, margin: float) -> Verdict:
+    """Return what bounds of a loss prove about a margin.
+
+    Args:
+        bounds: One-sided bounds of the loss.
+        margin: Smallest loss that is not acceptable.
+    """
+    if bounds.high < margin:
+        return Verdict.PASS
+    return Verdict.REGRESSION if bounds.low >= margin else Verdict.INCONCLUSIVE
+
+
 def non_inferiority(counts: PairedCounts, margin: float, alpha: float = 0.05) -> NonInferiority:
     """Decide whether the damage is below a margin.
 
@@ -227,15 +239,9 @@ def non_inferiority(counts: PairedCounts, margin: float, alpha: float = 0.05) ->
     """
     check_open_unit("margin", margin)
     bounds = damage_bounds(counts, alpha)
-    if bounds.high < margin:
-        verdict = Verdict.PASS
-    elif bounds.low >= margin:
-        verdict = Verdict.REGRESSION
-    else:
-        verdict = Verdict.INCONCLUSIVE
     few = few_flips(counts.lost, counts.gained)
     return NonInferiority(
-        verdict=verdict,
+        verdict=verdict_of(bounds, margin),
         estimate=counts.damage,
         lower=bounds.low,
         upper=bounds.high,

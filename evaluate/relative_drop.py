@@ -22,10 +22,10 @@ from .noninferiority import (
     BoundMethod,
     NonInferiority,
     PairedCounts,
-    Verdict,
     check_alpha,
     few_flips,
     product_tail,
+    verdict_of,
 )
 from .statistics import Interval, check_open_unit
 
@@ -51,15 +51,9 @@ def retained_accuracy(counts: PairedCounts, retained: float, alpha: float = 0.05
     check_open_unit("retained", retained)
     bounds = relative_bounds(counts, alpha)
     margin = 1 - retained
-    if bounds.high < margin:
-        verdict = Verdict.PASS
-    elif bounds.low >= margin:
-        verdict = Verdict.REGRESSION
-    else:
-        verdict = Verdict.INCONCLUSIVE
     few = few_flips(counts.lost, counts.gained)
     return NonInferiority(
-        verdict=verdict,
+        verdict=verdict_of(bounds, margin),
         estimate=(counts.lost - counts.gained) / (counts.both_right + counts.lost),
         lower=bounds.low,
         upper=bounds.high,

@@ -7,7 +7,8 @@ from typing import Any
 
 from tcompress.console import Console
 
-_CONFIDENCE = 0.95
+from .measurement import CONFIDENCE
+
 WIDTH = 80
 """Columns of a line that is read in a log."""
 _LONGEST_NAME = 18
@@ -115,7 +116,7 @@ def is_known(speedup: dict[str, Any]) -> bool:
     Args:
         speedup: The entry's `speedup`.
     """
-    return bool(speedup["confidence"] >= _CONFIDENCE)
+    return bool(speedup["confidence"] >= CONFIDENCE)
 
 
 def quality_word(entry: Entry, margin: float) -> str:

@@ -31,13 +31,11 @@ from .defects import (
     write_damaged,
 )
 from .sides import Logits, Sides
-from .verdict import GateReport
+from .verdict import EXIT_CODES, GateReport
 
 SCHEMA_VERSION = 1
 HARM = 0.05
 """Loss of accuracy from which on a defect must not pass, whatever the margin."""
-
-_EXIT_CODES = {Verdict.PASS: 0, Verdict.REGRESSION: 3, Verdict.INCONCLUSIVE: 4}
 
 Judge = Callable[[Sides], GateReport]
 """The gate that is tested."""
@@ -104,7 +102,7 @@ class SelfTest:
     @property
     def exit_code(self) -> int:
         """Exit code of the command: 0, 3 or 4."""
-        return _EXIT_CODES[self.verdict]
+        return EXIT_CODES[self.verdict]
 
     def headline(self) -> str:
         """Return the result as one line."""

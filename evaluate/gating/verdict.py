@@ -9,7 +9,7 @@ from ..noninferiority import Verdict
 
 SCHEMA_VERSION = 1
 
-_EXIT_CODES = {Verdict.PASS: 0, Verdict.REGRESSION: 3, Verdict.INCONCLUSIVE: 4}
+EXIT_CODES = {Verdict.PASS: 0, Verdict.REGRESSION: 3, Verdict.INCONCLUSIVE: 4}
 
 
 class Unit(StrEnum):
@@ -125,7 +125,7 @@ class GateReport:
         """Exit code of the command: 0 pass, 3 regression, 4 inconclusive."""
         if self.verdict is Verdict.INCONCLUSIVE and self.on_inconclusive is OnInconclusive.WARN:
             return 0
-        return _EXIT_CODES[self.verdict]
+        return EXIT_CODES[self.verdict]
 
     def headline(self) -> str:
         """Return the verdict as one line: what decided it first, then the task's metric."""
