@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from tcompress.anatomy import Anatomy
 from tcompress.compress.cost import Engine, Serving
 from tcompress.compress.demo import prepare_demo
 from tcompress.compress.judging import mean_divergence, predict_all
@@ -28,6 +27,7 @@ from tcompress.console import Console
 from tcompress.data import Columns, read_examples
 from tcompress.encoder import Encoder, open_encoder
 from tcompress.evaluate.costing import EngineMeter
+from tcompress.families import anatomy_of
 from tcompress.machine import usable_cpus
 from tcompress.plain import attention_bias, plain
 from tcompress.plan import CompressionPlan
@@ -146,7 +146,7 @@ def serving_ms(encoder: Encoder, heads: int, config: Any) -> tuple[float, float]
     """
     config = type(config).from_dict(config.to_dict() | {"num_attention_heads": heads})
     model = AutoModelForSequenceClassification.from_config(config).eval()
-    anatomy = Anatomy.of(model)
+    anatomy = anatomy_of(model)
     whole = CompressionPlan.dense(anatomy.head_counts, anatomy.neuron_counts)
     half = replace(
         whole, layers=tuple(replace(x, heads=x.heads[: heads // 2]) for x in whole.layers)

@@ -64,8 +64,8 @@ def _freeze_(anatomy: Anatomy, freeze_layers: int) -> None:
     modules: list[nn.Module | None] = [embedding.tokens, embedding.token_types]
     modules += [embedding.norm, embedding.projection]
     for layer in anatomy.layers[:freeze_layers]:
-        modules += [*layer.projections(), layer.output, layer.ffn_in, layer.ffn_out]
-        modules += [layer.attention_norm, layer.ffn_norm]
+        modules += [*layer.projections(), *layer.companions, layer.output]
+        modules += [*layer.ffn_readers(), layer.ffn_out, layer.attention_norm, layer.ffn_norm]
     for module in modules:
         if module is not None:
             module.requires_grad_(False)

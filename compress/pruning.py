@@ -1,7 +1,7 @@
 """Cutting heads and neurons out of an encoder, so that its matrices get smaller."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch_pruning
@@ -19,8 +19,9 @@ def prune_(encoder: Encoder, plan: CompressionPlan) -> None:
     What depends on what is read off torch-pruning's dependency graph, and held against the
     anatomy: a head is a block of columns of the output projection together with the same rows of
     query, key and value; a neuron is a column of the FFN's second matrix with the same row of
-    the first. A sublayer without units left is replaced by its output bias. A plan that removes
-    nothing touches nothing.
+    the first, and of the gate. Where the graph cannot see it (projections that are used twice,
+    layers that are applied several times) the anatomy alone says it. A sublayer without units
+    left is replaced by its output bias. A plan that removes nothing touches nothing.
 
     Args:
         encoder: The encoder.
@@ -35,10 +36,10 @@ def prune_(encoder: Encoder, plan: CompressionPlan) -> None:
     counts = (encoder.plan.head_counts, encoder.plan.neuron_counts)
     if (plan.head_counts, plan.neuron_counts) != counts:
         trainable = {n: p.requires_grad for n, p in encoder.model.named_parameters()}
-        graph = _dependency_graph(encoder)
+        cutter = _Traced(encoder) if anatomy.traceable else _Declared()
         for layer, new, old in zip(anatomy.layers, plan.layers, encoder.plan.layers, strict=True):
-            _prune_heads(graph, layer, _removed(new.heads, old.heads))
-            _prune_neurons(graph, layer, _removed(new.neurons, old.neurons))
+            _prune_heads(cutter, layer, _removed(new.heads, old.heads), new.heads)
+            _prune_neurons(cutter, layer, _removed(new.neurons, old.neurons))
         for name, parameter in encoder.model.named_parameters():
             parameter.requires_grad_(trainable[name])
     encoder.plan = plan
@@ -50,7 +51,9 @@ def _removed(kept: tuple[int, ...], current: tuple[int, ...]) -> list[int]:
     return [position for position, unit in enumerate(current) if unit not in stay]
 
 
-def _prune_heads(graph: Any, layer: LayerAnatomy, positions: Sequence[int]) -> None:
+def _prune_heads(
+    cutter: "_Cutter", layer: LayerAnatomy, positions: Sequence[int], kept: tuple[int, ...]
+) -> None:
     if not positions:
         return
     if len(positions) == layer.num_heads:
@@ -58,66 +61,79 @@ def _prune_heads(graph: Any, layer: LayerAnatomy, positions: Sequence[int]) -> N
         return
     size = layer.head_size
     channels = [p * size + offset for p in positions for offset in range(size)]
-    projections = layer.projections()
-    coupled = _cut(graph, layer.output, channels, allowed=(*projections, layer.output))
-    # Fused attention couples all four; unfused attention couples query with key only.
-    if layer.query is not None and layer.query not in coupled:
-        coupled |= _cut_rows(graph, layer.query, channels, allowed=projections)
-    if missing := set(projections) - coupled:
-        msg = f"layer {layer.index}: {len(missing)} attention projections are not coupled"
-        raise ModelError(msg)
-    layer.sync_head_count_()
+    cutter.cut(layer.output, (*layer.projections(), *layer.companions), channels)
+    layer.sync_heads_(kept)
 
 
-def _prune_neurons(graph: Any, layer: LayerAnatomy, positions: Sequence[int]) -> None:
+def _prune_neurons(cutter: "_Cutter", layer: LayerAnatomy, positions: Sequence[int]) -> None:
     if not positions:
         return
     if len(positions) == layer.num_neurons:
         layer.drop_ffn_()
         return
-    coupled = _cut(graph, layer.ffn_out, positions, allowed=(layer.ffn_in, layer.ffn_out))
-    if layer.ffn_in not in coupled:
-        msg = f"layer {layer.index}: the two FFN projections are not coupled"
-        raise ModelError(msg)
+    cutter.cut(layer.ffn_out, layer.ffn_readers(), positions)
 
 
-def _cut(
-    graph: Any, linear: nn.Linear, channels: Sequence[int], allowed: Sequence[nn.Module]
-) -> set[nn.Module]:
-    """Remove input channels of a layer and whatever is coupled with them."""
-    prune = torch_pruning.prune_linear_in_channels
-    return _apply(graph.get_pruning_group(linear, prune, idxs=list(channels)), channels, allowed)
+class _Cutter(Protocol):
+    """Removes units from the projections that hold them."""
+
+    def cut(self, output: nn.Linear, givers: Sequence[nn.Linear], channels: Sequence[int]) -> None:
+        """Remove input channels of a projection, and the same rows of those that give them."""
 
 
-def _cut_rows(
-    graph: Any, linear: nn.Linear, channels: Sequence[int], allowed: Sequence[nn.Module]
-) -> set[nn.Module]:
-    """Remove output channels of a layer and whatever is coupled with them."""
-    prune = torch_pruning.prune_linear_out_channels
-    return _apply(graph.get_pruning_group(linear, prune, idxs=list(channels)), channels, allowed)
+class _Declared:
+    """Cuts what the anatomy says."""
+
+    def cut(self, output: nn.Linear, givers: Sequence[nn.Linear], channels: Sequence[int]) -> None:
+        """Remove channels; see `_Cutter`."""
+        torch_pruning.prune_linear_in_channels(output, list(channels))
+        for giver in givers:
+            torch_pruning.prune_linear_out_channels(giver, list(channels))
 
 
-def _apply(group: Any, channels: Sequence[int], allowed: Sequence[nn.Module]) -> set[nn.Module]:
-    """Prune a group after checking that it holds only what it should, channel by channel."""
-    coupled = set()
-    for item in group:
-        node = item.dep.target
-        module = node.module
-        if not list(module.parameters()):
-            continue  # a view, a transpose, an activation
-        if module not in allowed or sorted(item.idxs) != sorted(channels):
-            msg = f"the dependency graph couples {node.name} in an unexpected way"
-            raise ModelError(msg)
-        coupled.add(module)
-    group.prune(record_history=False)
-    return coupled
+class _Traced:
+    """Cuts what is coupled in torch-pruning's graph, if that is what the anatomy says.
 
+    Args:
+        encoder: The encoder; traced once, its parameters and modes left as they were.
+    """
 
-def _dependency_graph(encoder: Encoder) -> Any:
-    """Trace the encoder once; leaves parameters and modes as they were."""
-    graph = torch_pruning.DependencyGraph()
-    with evaluating(encoder.model), torch.enable_grad():
-        graph.build_dependency(
-            encoder.model, encoder.example_tensors(), forward_fn=logits_of, verbose=False
-        )
-    return graph
+    def __init__(self, encoder: Encoder) -> None:
+        self._graph: Any = torch_pruning.DependencyGraph()
+        with evaluating(encoder.model), torch.enable_grad():
+            self._graph.build_dependency(
+                encoder.model, encoder.example_tensors(), forward_fn=logits_of, verbose=False
+            )
+
+    def cut(self, output: nn.Linear, givers: Sequence[nn.Linear], channels: Sequence[int]) -> None:
+        """Remove channels; see `_Cutter`."""
+        allowed = (*givers, output)
+        coupled = self._cut(torch_pruning.prune_linear_in_channels, output, channels, allowed)
+        # Fused attention couples all projections; unfused attention couples query with key only.
+        for giver in givers:
+            if giver not in coupled:
+                coupled |= self._cut(
+                    torch_pruning.prune_linear_out_channels, giver, channels, givers
+                )
+
+    def _cut(
+        self,
+        prune: Any,
+        linear: nn.Linear,
+        channels: Sequence[int],
+        allowed: Sequence[nn.Module],
+    ) -> set[nn.Module]:
+        """Prune a group after checking that it holds only what it should, channel by channel."""
+        group = self._graph.get_pruning_group(linear, prune, idxs=list(channels))
+        coupled = set()
+        for item in group:
+            node = item.dep.target
+            module = node.module
+            if not list(module.parameters()):
+                continue  # a view, a transpose, an activation
+            if module not in allowed or sorted(item.idxs) != sorted(channels):
+                msg = f"the dependency graph couples {node.name} in an unexpected way"
+                raise ModelError(msg)
+            coupled.add(module)
+        group.prune(record_history=False)
+        return coupled

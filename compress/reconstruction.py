@@ -7,7 +7,6 @@ end the head. No labels and no gradients.
 """
 
 from dataclasses import dataclass
-from itertools import islice
 from typing import cast
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from tcompress.encoder import Encoder
 from tcompress.errors import CalibrationError
 from tcompress.machine import threads_for
-from tcompress.plain import PlainEncoder, activate, plain
+from tcompress.plain import PlainEncoder, plain
 from tcompress.preprocessing import Encoded
 
 from .least_squares import Fitting
@@ -130,8 +129,4 @@ def _refit_head_(pair: Pair, streams: Streams) -> None:
 def _reach(module: PlainEncoder, x: Tensor, real: Tensor, depth: int) -> Tensor:
     """Return what a linear stage of the head reads, `(batch, channels)`."""
     x = x if module.final_norm is None else module.final_norm(x)
-    x = module.head.pool(x, real)
-    stages = zip(module.head.linears, module.head.activations, strict=True)
-    for linear, activation in islice(stages, depth):
-        x = activate(activation, linear(x))
-    return x
+    return module.head.climb(module.head.pool(x, real), depth)

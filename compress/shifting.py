@@ -23,14 +23,15 @@ class Shift:
 
     Attributes:
         key: Layer and product that reads the channels.
-        given_by: What gives the channels and has a bias to take the constant from.
+        given_by: What gives the channels and has a bias to take the constant from; None where
+            nothing can.
         read_by: Projections that read them; their biases take up W times the constant.
         carried_to: Where the channels are carried past the sublayer, the projection whose output
             is added to them; its bias takes up the constant. None where nothing is carried.
     """
 
     key: Key
-    given_by: nn.Module
+    given_by: nn.Module | None
     read_by: tuple[nn.Linear, ...]
     carried_to: nn.Linear | None
 
@@ -39,7 +40,7 @@ class Shift:
         """Whether every module has the bias that it needs."""
         modules = [self.given_by, *self.read_by]
         modules += [] if self.carried_to is None else [self.carried_to]
-        return all(isinstance(module.bias, Tensor) for module in modules)
+        return all(isinstance(getattr(module, "bias", None), Tensor) for module in modules)
 
     def apply_(self, constant: Tensor) -> None:
         """Take a constant out of the channels, in place.
@@ -47,6 +48,7 @@ class Shift:
         Args:
             constant: `(channels,)`.
         """
+        assert self.given_by is not None, "only possible shifts are applied"
         self.given_by.get_parameter("bias").sub_(constant)
         for linear in self.read_by:
             linear.bias.copy_(linear.bias.double() + linear.weight.double() @ constant.double())
@@ -82,10 +84,12 @@ def _before_ffn(layer: LayerAnatomy) -> Iterator[Shift]:
     carried_to = None if layer.norm_first else layer.ffn_out
     norm = layer.ffn_norm if layer.norm_first else layer.attention_norm
     if layer.num_neurons:
-        yield Shift((layer.index, Product.FFN_INPUT), norm, (layer.ffn_in,), carried_to)
+        yield Shift((layer.index, Product.FFN_INPUT), norm, layer.ffn_readers(), carried_to)
 
 
-def _before_attention(source: nn.Module, layer: LayerAnatomy) -> Shift:
+def _before_attention(source: nn.Module | None, layer: LayerAnatomy) -> Shift:
+    if layer.terms is not None and layer.terms.shares_projections:
+        source = None  # a bias would reach the positions too
     carried_to = None if layer.norm_first else layer.output
     key = (layer.index, Product.ATTENTION_INPUT)
     return Shift(key, source, layer.projections(), carried_to)

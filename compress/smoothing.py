@@ -38,7 +38,8 @@ def folds(layer: LayerAnatomy) -> Iterator[Fold]:
 
     Attention mixes tokens, not channels, so value channels can be; what a norm gives can be where
     it stands before its sublayer, since behind a residual sum it also feeds the stream; neurons
-    can be behind a ReLU, as max(0, x / s) = max(0, x) / s.
+    can be behind a ReLU, as max(0, x / s) = max(0, x) / s, and behind a gate, as a (g / s) is
+    a g / s.
 
     Args:
         layer: The layer.
@@ -48,17 +49,20 @@ def folds(layer: LayerAnatomy) -> Iterator[Fold]:
     """
     if layer.value is not None and layer.num_heads:
         yield Fold(Product.MIXED, _parameters(layer.value), (layer.output,))
-    if layer.norm_first and layer.num_heads and layer.attention_norm.weight is not None:
-        norm = _parameters(layer.attention_norm)
+    shared = layer.terms is not None and layer.terms.shares_projections
+    reads_alone = layer.norm_first and layer.num_heads and not shared
+    if reads_alone and (norm := _parameters(layer.attention_norm)):
         yield Fold(Product.ATTENTION_INPUT, norm, layer.projections())
-    if layer.norm_first and layer.num_neurons and layer.ffn_norm.weight is not None:
-        yield Fold(Product.FFN_INPUT, _parameters(layer.ffn_norm), (layer.ffn_in,))
-    if layer.activation is Activation.RELU and layer.num_neurons:
+    if layer.norm_first and layer.num_neurons and (norm := _parameters(layer.ffn_norm)):
+        yield Fold(Product.FFN_INPUT, norm, layer.ffn_readers())
+    if layer.gate is not None and layer.num_neurons:
+        yield Fold(Product.HIDDEN, _parameters(layer.gate), (layer.ffn_out,))
+    elif layer.activation is Activation.RELU and layer.num_neurons:
         yield Fold(Product.HIDDEN, _parameters(layer.ffn_in), (layer.ffn_out,))
 
 
-def _parameters(module: nn.Module) -> tuple[Tensor, ...]:
-    return tuple(module.parameters())
+def _parameters(module: nn.Module | None) -> tuple[Tensor, ...]:
+    return () if module is None else tuple(module.parameters())
 
 
 @torch.no_grad()

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 from torch import Tensor, nn
 
-from tcompress.plain import PlainEncoder, PlainLayer
+from tcompress.plain import PlainEncoder, PlainLayer, normed
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def _attention(plain: PlainEncoder, index: int) -> Side:
         join=layer.join,
         linear=layer.output,
         norm=layer.ffn_norm if layer.norm_first else layer.attention_norm,
-        stream=unchanged if layer.norm_first else layer.attention_norm,
+        stream=unchanged if layer.norm_first else partial(normed, layer.attention_norm),
     )
 
 
@@ -83,7 +84,7 @@ def _feed_forward(plain: PlainEncoder, index: int) -> Side:
         join=layer.gather,
         linear=layer.ffn_out,
         norm=reader if layer.norm_first else layer.ffn_norm,
-        stream=unchanged if layer.norm_first else layer.ffn_norm,
+        stream=unchanged if layer.norm_first else partial(normed, layer.ffn_norm),
     )
 
 

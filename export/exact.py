@@ -33,11 +33,13 @@ def drop_key_bias(layer: LayerAnatomy) -> LayerAnatomy:
 
     The score of query i and key j is q_i . (W_K x_j + b_K) = q_i . W_K x_j + q_i . b_K. The last
     term is the same for every j, and a softmax over j does not change when all its inputs shift.
+    Positions that read or rotate the keys see the bias, and keep it.
 
     Args:
         layer: The layer; not changed.
     """
-    if layer.key is None or layer.key.bias is None:
+    seen = layer.terms is not None and layer.terms.reads_keys
+    if seen or layer.key is None or layer.key.bias is None:
         return layer
     return replace(layer, key=_linear(layer.key.weight, None))
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -25,6 +25,7 @@ from tcompress.plan import Precision
 from tcompress.preprocessing import TOKEN_TYPES
 from tcompress.transformer import Pooling
 
+from .onnx_terms import rotated, scaled, term_bias
 from .onnx_writer import CONTRIB, GraphWriter, Quantized
 
 OPSET = 23  # the first with Attention
@@ -37,6 +38,8 @@ _ACTIVATION_OPS: dict[Activation, tuple[str, str]] = {
 }
 # Far below any score, and within fp16.
 _HIDDEN = -30_000.0
+# What torch.nn.functional.normalize divides by at least.
+_LEAST_LENGTH = np.array(1e-12, np.float32)
 _Inputs = dict[Product, StaticInput | None]
 
 
@@ -72,10 +75,10 @@ def write_onnx(
         x = _embedding(writer, deployed)
     with writer.scope("mask"):
         masks = _Masks.of(writer)
-    for index, layer in enumerate(deployed.layers):
+    for index, layer in zip(deployed.order, deployed.applied, strict=True):
         with writer.scope(f"layer.{index}"):
             known = {product: (static or {}).get((index, product)) for product in Product}
-            x = _layer(writer, cast("PlainLayer", layer), x, masks, known)
+            x = _layer(writer, layer, x, masks, known)
     if deployed.final_norm is not None:
         x = writer.layer_norm(x, "final_norm", deployed.final_norm)
     with writer.scope("head"):
@@ -92,11 +95,12 @@ def expected_operators(deployed: PlainEncoder) -> Counter[str]:
     Args:
         deployed: The encoder.
     """
-    layers = [cast("PlainLayer", layer) for layer in deployed.layers]
     return Counter(
         {
-            "Attention": sum(layer.num_heads > 0 for layer in layers),
-            "MatMulIntegerToFloat": len(deployed.linears_in(Precision.INT8)),
+            "Attention": sum(layer.num_heads > 0 for layer in deployed.applied),
+            "MatMulIntegerToFloat": sum(
+                len(layer.linears_in(Precision.INT8)) for layer in deployed.applied
+            ),
         }
     )
 
@@ -225,8 +229,13 @@ def _attention(
         q = products.linear(asking, "query", layer.query)
         k, v = products.linear(read, "key", layer.key), products.linear(read, "value", layer.value)
         mask = products.enter_as_is(masks.of_layer(layer))
-        heads = layer.num_heads
-        mixed = writer.node("Attention", q, k, v, mask, q_num_heads=heads, kv_num_heads=heads)
+        attrs: dict[str, Any] = {"q_num_heads": layer.num_heads, "kv_num_heads": layer.num_heads}
+        if layer.terms is not None:
+            attrs |= scaled(layer.terms)
+            extra = term_bias(layer.terms, writer, layer, q, k)
+            q, k = rotated(layer.terms, writer, layer, q, k)
+            mask = mask if extra is None else writer.node("Add", mask, extra)
+        mixed = writer.node("Attention", q, k, v, mask, **attrs)
         joined = products.inner(mixed, "mixed", inputs[Product.MIXED])
         return products.leave(products.linear(joined, "output", layer.output))
 
@@ -238,6 +247,8 @@ def _feed_forward(writer: GraphWriter, layer: PlainLayer, x: str, inputs: _Input
         products = _Products(writer, layer.ffn_precision)
         read = products.enter(x, "input", inputs[Product.FFN_INPUT])
         hidden = _activation(writer, layer.activation, products.linear(read, "in", layer.ffn_in))
+        if layer.gate is not None:
+            hidden = writer.node("Mul", hidden, products.linear(read, "gate", layer.gate))
         gathered = products.inner(hidden, "hidden", inputs[Product.HIDDEN])
         return products.leave(products.linear(gathered, "out", layer.ffn_out))
 
@@ -296,24 +307,38 @@ def _activation(writer: GraphWriter, activation: Activation, x: str) -> str:
 
 def _head(writer: GraphWriter, head: PlainHead, x: str) -> None:
     pooled = _pooled(writer, head.pooling, x)
-    stages = list(zip(head.linears, head.activations, strict=True))
-    for index, (module, activation) in enumerate(stages):
-        pooled = writer.linear(pooled, f"{index}", cast("nn.Linear", module))
-        if activation is not None:
-            pooled = _activation(writer, activation, pooled)
+    for index, stage in enumerate(head.stages):
+        pooled = writer.linear(pooled, f"{index}", stage.linear)
+        if stage.activation is not None:
+            pooled = _activation(writer, stage.activation, pooled)
+        pooled = writer.layer_norm(pooled, f"{index}.norm", stage.norm)
+    if head.normalize:
+        pooled = _normalized(writer, pooled)
     writer.nodes.append(helper.make_node("Identity", [pooled], ["logits"], name="logits"))
 
 
 def _pooled(writer: GraphWriter, pooling: Pooling, x: str) -> str:
+    if pooling is Pooling.NONE:
+        return x
     if pooling is Pooling.FIRST:
         return writer.node("Gather", x, writer.weight("first", np.array(0)), axis=1)
     axes = writer.weight("axes", np.array([1]))
     weights = writer.cast("attention_mask", TensorProto.FLOAT)
     weights = writer.node("Unsqueeze", weights, writer.weight("last_axis", np.array([-1])))
+    if pooling is Pooling.MAX:
+        real = writer.cast(weights, TensorProto.BOOL)
+        lowest = writer.weight("lowest", np.array(np.finfo(np.float32).min))
+        return writer.node("ReduceMax", writer.node("Where", real, x, lowest), axes, keepdims=0)
     total = writer.node("ReduceSum", writer.node("Mul", x, weights), axes, keepdims=0)
     count = writer.node("ReduceSum", weights, axes, keepdims=0)
     count = writer.node("Max", count, writer.weight("one", np.array(1, np.float32)))
     return writer.node("Div", total, count)
+
+
+def _normalized(writer: GraphWriter, x: str) -> str:
+    """Scale to length 1."""
+    length = writer.node("ReduceL2", x, writer.weight("last_axis", np.array([-1])), keepdims=1)
+    return writer.node("Div", x, writer.node("Max", length, writer.weight("least", _LEAST_LENGTH)))
 
 
 def _model(
@@ -327,8 +352,12 @@ def _model(
             shape.append(deployed.embedding.tokens.in_features)
             kind = TensorProto.FLOAT
         inputs.append(helper.make_tensor_value_info(name, kind, shape))
-    labels = cast("nn.Linear", deployed.head.linears[-1]).out_features
-    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", labels])
+    stages = deployed.head.stages
+    channels = stages[-1].linear.out_features if stages else deployed.hidden_size
+    shape = ["batch", "tokens", channels]
+    if deployed.head.pooling is not Pooling.NONE:
+        del shape[1]
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)
     graph = helper.make_graph(
         writer.nodes, "encoder", inputs, [logits], initializer=list(writer.weights.values())
     )

@@ -185,20 +185,22 @@ class GraphWriter:
             scales = self.node("Gather", self.weight("row_scale", scale[:, None]), indices)
             return self.node("Mul", self.cast(looked_up, TensorProto.FLOAT), scales)
 
-    def layer_norm(self, x: str, name: str, norm: nn.LayerNorm) -> str:
+    def layer_norm(self, x: str, name: str, norm: nn.LayerNorm | None) -> str:
         """Add a layer norm.
 
         Args:
             x: Its input.
             name: Its name below the scope.
-            norm: The norm.
+            norm: The norm; None for none.
         """
+        if norm is None:
+            return x
         bias = np.zeros(norm.normalized_shape, np.float32) if norm.bias is None else norm.bias
         with self.scope(name):
             inputs = (x, self.weight("weight", norm.weight), self.weight("bias", bias))
             return self.node("LayerNormalization", *inputs, axis=-1, epsilon=norm.eps)
 
-    def added(self, x: str, skip: str, name: str, norm: nn.LayerNorm) -> tuple[str, str]:
+    def added(self, x: str, skip: str, name: str, norm: nn.LayerNorm | None) -> tuple[str, str]:
         """Add a residual sum and its layer norm.
 
         Two operators: the runtime's fused SkipLayerNormalization takes three times as long on a
@@ -208,7 +210,7 @@ class GraphWriter:
             x: One summand.
             skip: The other.
             name: Name of the norm below the scope.
-            norm: The norm.
+            norm: The norm; None for none.
 
         Returns:
             The normed sum, and the sum itself.

@@ -150,7 +150,7 @@ def planned_int8_weights(deployed: PlainEncoder, plan: CompressionPlan) -> Count
             weights = sum(cast("nn.Linear", linear).weight.numel() for linear in linears)
             planned[f"layer.{index}.{_ATTENTION}"] = weights
         if layer.num_neurons and precisions.feed_forward is Precision.INT8:
-            weights = layer.ffn_in.weight.numel() + layer.ffn_out.weight.numel()
+            weights = sum(linear.weight.numel() for linear in layer.ffn_linears)
             planned[f"layer.{index}.{_FEED_FORWARD}"] = weights
     return planned
 

@@ -1,25 +1,20 @@
 """Where attention, feed-forward, embeddings and head live in an encoder.
 
-This is the only module that knows model families by name. Everything else works on
-`Anatomy`, so that a new family is one entry in `_FAMILIES`.
+What is here knows no family by name: `tcompress.families` finds the pieces of each, and everything
+else works on `Anatomy`.
 """
 
-from collections.abc import Callable, Sequence
+from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, TypeVar
 
-import torch
-from optimum.utils import NormalizedConfigManager
 from torch import Tensor, nn
-from torch.nn import functional
 
 from .attention import DroppedAttention, HeadAttention
 from .errors import ModelError
-from .plan import CompressionPlan
-from .transformer import Pooling, TransformerClassifier
-
-ModuleT = TypeVar("ModuleT", bound=nn.Module)
+from .plan import CompressionPlan, LayerPlan
+from .terms import ScoreTerms
+from .transformer import Pooling
 
 
 class Activation(StrEnum):
@@ -30,19 +25,6 @@ class Activation(StrEnum):
     GELU_TANH = "gelu-tanh"
     SILU = "silu"
     TANH = "tanh"
-
-
-_ACTIVATION_NAMES = {
-    "relu": Activation.RELU,
-    "gelu": Activation.GELU,
-    "gelu_python": Activation.GELU,
-    "gelu_new": Activation.GELU_TANH,
-    "gelu_fast": Activation.GELU_TANH,
-    "gelu_pytorch_tanh": Activation.GELU_TANH,
-    "silu": Activation.SILU,
-    "swish": Activation.SILU,
-    "tanh": Activation.TANH,
-}
 
 
 @dataclass(frozen=True)
@@ -61,11 +43,14 @@ class LayerAnatomy:
         ffn_in: First FFN projection.
         ffn_out: Second FFN projection; its input channels are the neurons.
         activation: Function between the two.
-        attention_norm: Norm of the attention sublayer.
-        ffn_norm: Norm of the FFN sublayer.
+        attention_norm: Norm of the attention sublayer, or None.
+        ffn_norm: Norm of the FFN sublayer, or None.
         norm_first: Whether norms stand before their sublayers (pre-norm) or after the residual.
         ffn_batch_dim: Dimension of the FFN's tensors that counts examples (1 where
             `batch_first` is off); attention tensors always have it first.
+        gate: Projection of a gated FFN, activation(in(x)) * gate(x); None where it has none.
+        terms: What positions add to the attention scores, or None.
+        companions: Further projections whose output rows are the heads.
     """
 
     index: int
@@ -79,10 +64,13 @@ class LayerAnatomy:
     ffn_in: nn.Linear
     ffn_out: nn.Linear
     activation: Activation
-    attention_norm: nn.LayerNorm
-    ffn_norm: nn.LayerNorm
+    attention_norm: nn.LayerNorm | None
+    ffn_norm: nn.LayerNorm | None
     norm_first: bool
     ffn_batch_dim: int = 0
+    gate: nn.Linear | None = None
+    terms: ScoreTerms | None = None
+    companions: tuple[nn.Linear, ...] = ()
 
     @property
     def attention(self) -> nn.Module:
@@ -92,7 +80,7 @@ class LayerAnatomy:
     @property
     def last_module(self) -> nn.Module:
         """The module whose output is the layer's; dimension `ffn_batch_dim` counts examples."""
-        return self.parent if self.norm_first else self.ffn_norm
+        return self.parent if self.norm_first or self.ffn_norm is None else self.ffn_norm
 
     @property
     def num_heads(self) -> int:
@@ -108,19 +96,29 @@ class LayerAnatomy:
         """Return query, key and value projections; nothing once attention is dropped."""
         return tuple(p for p in (self.query, self.key, self.value) if p is not None)
 
-    def sync_head_count_(self) -> None:
+    def ffn_readers(self) -> tuple[nn.Linear, ...]:
+        """Return the projections that read what the FFN is given."""
+        return (self.ffn_in,) if self.gate is None else (self.ffn_in, self.gate)
+
+    def sync_heads_(self, kept: tuple[int, ...]) -> None:
         """Tell the attention module how many heads it has, where it keeps the count itself.
 
         transformers 4.57 does; 5.x derives it from the projections.
+
+        Args:
+            kept: The heads left, in the numbering of the source encoder; `kept_heads` of the
+                module from then on, for families whose positions speak of heads.
         """
         module = self.attention
+        vars(module)["kept_heads"] = kept
         for name, value in (
             ("num_attention_heads", self.num_heads),
             ("n_heads", self.num_heads),
+            ("num_heads", self.num_heads),
             ("all_head_size", self.num_heads * self.head_size),
             ("dim", self.num_heads * self.head_size),
         ):
-            if isinstance(getattr(module, name, None), int):
+            if isinstance(vars(module).get(name), int):
                 setattr(module, name, value)
 
     def drop_attention_(self) -> None:
@@ -137,24 +135,27 @@ class LayerAnatomy:
 
     def drop_ffn_(self) -> None:
         """Remove every FFN neuron; only the output bias stays."""
-        resize_linear_(self.ffn_in, out_features=0)
-        resize_linear_(self.ffn_out, in_features=0)
+        self._resize_ffn_(0)
 
-    def resize_(self, num_heads: int, num_neurons: int) -> None:
+    def resize_(self, kept: LayerPlan) -> None:
         """Give the layer's matrices the shapes of a plan, without meaningful values.
 
         Args:
-            num_heads: Heads to make room for; 0 drops the attention sublayer.
-            num_neurons: FFN neurons to make room for.
+            kept: What to make room for; no heads drop the attention sublayer.
         """
-        if num_heads == 0:
+        if not kept.heads:
             self.drop_attention_()
-        elif num_heads != self.num_heads:
-            for projection in self.projections():
-                resize_linear_(projection, out_features=num_heads * self.head_size)
-            resize_linear_(self.output, in_features=num_heads * self.head_size)
-            self.sync_head_count_()
-        resize_linear_(self.ffn_in, out_features=num_neurons)
+        elif len(kept.heads) != self.num_heads:
+            width = len(kept.heads) * self.head_size
+            for projection in (*self.projections(), *self.companions):
+                resize_linear_(projection, out_features=width)
+            resize_linear_(self.output, in_features=width)
+            self.sync_heads_(kept.heads)
+        self._resize_ffn_(len(kept.neurons))
+
+    def _resize_ffn_(self, num_neurons: int) -> None:
+        for projection in self.ffn_readers():
+            resize_linear_(projection, out_features=num_neurons)
         resize_linear_(self.ffn_out, in_features=num_neurons)
 
 
@@ -173,6 +174,7 @@ class EmbeddingAnatomy:
         token_types: Token type table, or None.
         norm: Embedding norm, or None.
         projection: Projection to the hidden size, or None.
+        limit: Longest input, where no position table says it.
     """
 
     input_name: str
@@ -182,27 +184,45 @@ class EmbeddingAnatomy:
     token_types: nn.Embedding | None = None
     norm: nn.LayerNorm | None = None
     projection: nn.Linear | None = None
+    limit: int | None = None
 
     @property
     def max_tokens(self) -> int | None:
-        """Longest input that the position table allows; None without positions."""
+        """Longest input that the positions allow; None where they allow any."""
         if self.positions is None:
-            return None
+            return self.limit
         offset = 0 if self.position_padding_id is None else self.position_padding_id + 1
         return self.positions.shape[0] - offset
 
 
 @dataclass(frozen=True)
+class HeadStage:
+    """One step of a head: a linear layer, then an activation, then a norm.
+
+    Attributes:
+        linear: The linear layer.
+        activation: The activation, or None.
+        norm: The norm, or None.
+    """
+
+    linear: nn.Linear
+    activation: Activation | None = None
+    norm: nn.LayerNorm | None = None
+
+
+@dataclass(frozen=True)
 class HeadAnatomy:
-    """How hidden states become logits.
+    """How hidden states become answers.
 
     Attributes:
         pooling: Which hidden states are read.
-        stages: Linear layers in order, each with the activation after it (None: none).
+        stages: The steps in order; none where the hidden states themselves are the answer.
+        normalize: Whether answers are scaled to length 1.
     """
 
     pooling: Pooling
-    stages: tuple[tuple[nn.Linear, Activation | None], ...]
+    stages: tuple[HeadStage, ...]
+    normalize: bool = False
 
 
 @dataclass(frozen=True)
@@ -215,6 +235,9 @@ class Anatomy:
         layers: Encoder layers, first to last.
         final_norm: Norm behind the stack (pre-norm encoders), or None.
         head: Output side.
+        shared_order: Where layers are applied several times, their positions in order of
+            application; empty where each is applied once.
+        traceable: Whether torch-pruning's dependency graph sees all that depends on the heads.
     """
 
     family: str
@@ -222,28 +245,13 @@ class Anatomy:
     layers: tuple[LayerAnatomy, ...]
     final_norm: nn.LayerNorm | None
     head: HeadAnatomy
+    shared_order: tuple[int, ...] = ()
+    traceable: bool = True
 
-    @classmethod
-    def of(cls, model: nn.Module) -> "Anatomy":
-        """Find the pieces of a model.
-
-        Args:
-            model: A Hugging Face sequence classifier of a known family, or a
-                `TransformerClassifier`.
-
-        Raises:
-            ModelError: If the model is of no known family.
-        """
-        if isinstance(model, TransformerClassifier):
-            return _torch_anatomy(model)
-        config = getattr(model, "config", None)
-        family = _FAMILY_OF_TYPE.get(getattr(config, "model_type", ""))
-        if family is None:
-            known = ", ".join(known_families())
-            found = getattr(config, "model_type", type(model).__name__)
-            msg = f"{found!r} is no encoder family that tcompress knows; known are: {known}"
-            raise ModelError(msg)
-        return _transformers_anatomy(model, config, family)
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Positions of the layers in order of application."""
+        return self.shared_order or tuple(range(len(self.layers)))
 
     @property
     def head_counts(self) -> tuple[int, ...]:
@@ -269,15 +277,15 @@ class Anatomy:
         if len(plan.layers) != len(self.layers):
             msg = f"the plan has {len(plan.layers)} layers, the model {len(self.layers)}"
             raise ModelError(msg)
-        counts = zip(plan.head_counts, plan.neuron_counts, strict=True)
-        for layer, (heads, neurons) in zip(self.layers, counts, strict=True):
-            layer.resize_(heads, neurons)
+        for layer, kept in zip(self.layers, plan.layers, strict=True):
+            layer.resize_(kept)
 
     def macs(self, tokens: int) -> int:
         """Count the multiply-accumulates of the layers' matrix products for one example.
 
-        Per head 3 S d D + 2 S^2 D + S D d, per neuron 2 S d, with S tokens, hidden size d and
-        head size D (Kwon et al. 2022, arXiv:2204.09656). Embeddings and head are not counted.
+        Per head 3 S d D + 2 S^2 D + S D d, per neuron 2 S d, or 3 S d where it is gated, with S
+        tokens, hidden size d and head size D (Kwon et al. 2022, arXiv:2204.09656). A shared layer
+        counts as often as it is applied. Embeddings and head are not counted.
 
         Args:
             tokens: Length of the example.
@@ -295,14 +303,10 @@ class Anatomy:
             layer: Position of the layer.
             tokens: Length of the example.
         """
-        head_size = self.layers[layer].head_size
-        per_head = head_size * (4 * tokens * self.hidden_size + 2 * tokens**2)
-        return per_head, 2 * tokens * self.hidden_size
-
-
-def known_families() -> list[str]:
-    """Return the Hugging Face model types that tcompress knows, sorted."""
-    return sorted(_FAMILY_OF_TYPE)
+        piece, times = self.layers[layer], Counter(self.order)[layer]
+        per_head = piece.head_size * (4 * tokens * self.hidden_size + 2 * tokens**2)
+        matrices = 1 + len(piece.ffn_readers())
+        return times * per_head, times * matrices * tokens * self.hidden_size
 
 
 def resize_linear_(
@@ -323,220 +327,3 @@ def resize_linear_(
     if linear.bias is not None and rows != linear.out_features:
         linear.bias = nn.Parameter(linear.bias.new_zeros(rows))
     linear.out_features, linear.in_features = rows, columns
-
-
-@dataclass(frozen=True)
-class _Family:
-    """Paths of one family's modules; layer paths are relative to the layer."""
-
-    model_types: tuple[str, ...]
-    base: str
-    layers: str
-    attention: str
-    query: str
-    key: str
-    value: str
-    output: str
-    ffn_in: str
-    ffn_out: str
-    attention_norm: str
-    ffn_norm: str
-    head: tuple[tuple[str, str | None], ...]
-    projection: str | None = None
-    token_types: bool = True
-    positions_skip_padding: bool = False
-    activation_field: str = "hidden_act"
-
-
-_BERT_LAYER: dict[str, Any] = {
-    "layers": "encoder.layer",
-    "attention": "attention.self",
-    "query": "attention.self.query",
-    "key": "attention.self.key",
-    "value": "attention.self.value",
-    "output": "attention.output.dense",
-    "ffn_in": "intermediate.dense",
-    "ffn_out": "output.dense",
-    "attention_norm": "attention.output.LayerNorm",
-    "ffn_norm": "output.LayerNorm",
-}
-
-_FAMILIES = (
-    _Family(
-        model_types=("bert",),
-        base="bert",
-        head=(("bert.pooler.dense", "tanh"), ("classifier", None)),
-        **_BERT_LAYER,
-    ),
-    _Family(
-        model_types=("roberta", "xlm-roberta", "camembert"),
-        base="roberta",
-        head=(("classifier.dense", "tanh"), ("classifier.out_proj", None)),
-        positions_skip_padding=True,
-        **_BERT_LAYER,
-    ),
-    _Family(
-        model_types=("electra",),
-        base="electra",
-        head=(("classifier.dense", "gelu"), ("classifier.out_proj", None)),
-        projection="embeddings_project",
-        **_BERT_LAYER,
-    ),
-    _Family(
-        model_types=("distilbert",),
-        base="distilbert",
-        layers="transformer.layer",
-        attention="attention",
-        query="attention.q_lin",
-        key="attention.k_lin",
-        value="attention.v_lin",
-        output="attention.out_lin",
-        ffn_in="ffn.lin1",
-        ffn_out="ffn.lin2",
-        attention_norm="sa_layer_norm",
-        ffn_norm="output_layer_norm",
-        head=(("pre_classifier", "relu"), ("classifier", None)),
-        token_types=False,
-        activation_field="activation",
-    ),
-)
-_FAMILY_OF_TYPE = {name: family for family in _FAMILIES for name in family.model_types}
-
-
-def _transformers_anatomy(model: nn.Module, config: Any, family: _Family) -> Anatomy:
-    normalized = NormalizedConfigManager.get_normalized_config_class(config.model_type)(config)
-    head_size = normalized.hidden_size // normalized.num_attention_heads
-    activation = _activation_named(getattr(config, family.activation_field))
-    base = model.get_submodule(family.base)
-    stack = base.get_submodule(family.layers)
-    layers = tuple(
-        _transformers_layer(index, layer, family, head_size, activation)
-        for index, layer in enumerate(stack.children())
-    )
-    embeddings = base.get_submodule("embeddings")
-    has_projection = family.projection is not None and hasattr(base, family.projection)
-    tokens = embeddings.get_submodule("word_embeddings")
-    positions = embeddings.get_submodule("position_embeddings")
-    embedding = EmbeddingAnatomy(
-        input_name="input_ids",
-        tokens=_expect(tokens, nn.Embedding),
-        positions=_expect(positions, nn.Embedding).weight,
-        position_padding_id=int(config.pad_token_id) if family.positions_skip_padding else None,
-        token_types=(
-            _expect(embeddings.get_submodule("token_type_embeddings"), nn.Embedding)
-            if family.token_types
-            else None
-        ),
-        norm=_expect(embeddings.get_submodule("LayerNorm"), nn.LayerNorm),
-        projection=(
-            _expect(base.get_submodule(family.projection), nn.Linear)
-            if has_projection and family.projection is not None
-            else None
-        ),
-    )
-    stages = tuple(
-        (
-            _expect(model.get_submodule(path), nn.Linear),
-            None if name is None else _activation_named(name),
-        )
-        for path, name in family.head
-    )
-    head = HeadAnatomy(Pooling.FIRST, stages)
-    return Anatomy(config.model_type, embedding, layers, None, head)
-
-
-def _transformers_layer(
-    index: int, layer: nn.Module, family: _Family, head_size: int, activation: Activation
-) -> LayerAnatomy:
-    def linear(path: str) -> nn.Linear:
-        return _expect(layer.get_submodule(path), nn.Linear)
-
-    parent_path, _, attention_name = family.attention.rpartition(".")
-    dropped = isinstance(layer.get_submodule(family.attention), DroppedAttention)
-    return LayerAnatomy(
-        index=index,
-        parent=layer.get_submodule(parent_path),
-        attention_name=attention_name,
-        query=None if dropped else linear(family.query),
-        key=None if dropped else linear(family.key),
-        value=None if dropped else linear(family.value),
-        output=linear(family.output),
-        head_size=head_size,
-        ffn_in=linear(family.ffn_in),
-        ffn_out=linear(family.ffn_out),
-        activation=activation,
-        attention_norm=_expect(layer.get_submodule(family.attention_norm), nn.LayerNorm),
-        ffn_norm=_expect(layer.get_submodule(family.ffn_norm), nn.LayerNorm),
-        norm_first=False,
-    )
-
-
-def _torch_anatomy(model: TransformerClassifier) -> Anatomy:
-    spec = model.spec
-    layers = tuple(
-        _torch_layer(index, layer, batch_first=spec.batch_first)
-        for index, layer in enumerate(model.encoder.layers)
-    )
-    embedding = EmbeddingAnatomy(
-        input_name=spec.input_name, tokens=model.embedding, positions=model.position_weights()
-    )
-    head = HeadAnatomy(spec.pooling, ((model.classifier, None),))
-    norm = model.encoder.norm
-    final_norm = None if norm is None else _expect(norm, nn.LayerNorm)
-    return Anatomy("nn.TransformerEncoder", embedding, layers, final_norm, head)
-
-
-def _torch_layer(index: int, layer: nn.Module, *, batch_first: bool) -> LayerAnatomy:
-    layer = _expect(layer, nn.TransformerEncoderLayer)
-    attention = layer.self_attn
-    if not isinstance(attention, HeadAttention):
-        msg = "nn.MultiheadAttention has to be replaced first: call replace_attention_(model)"
-        raise ModelError(msg)
-    dropped = attention.num_heads == 0
-    return LayerAnatomy(
-        index=index,
-        parent=layer,
-        attention_name="self_attn",
-        query=None if dropped else attention.q_proj,
-        key=None if dropped else attention.k_proj,
-        value=None if dropped else attention.v_proj,
-        output=attention.out_proj,
-        head_size=attention.head_size,
-        ffn_in=layer.linear1,
-        ffn_out=layer.linear2,
-        activation=_activation_of(layer.activation),
-        attention_norm=layer.norm1,
-        ffn_norm=layer.norm2,
-        norm_first=layer.norm_first,
-        ffn_batch_dim=0 if batch_first else 1,
-    )
-
-
-def _activation_named(name: str) -> Activation:
-    try:
-        return _ACTIVATION_NAMES[name]
-    except (KeyError, TypeError) as error:
-        known = ", ".join(sorted(_ACTIVATION_NAMES))
-        msg = f"activation {name!r} is not known; known are: {known}"
-        raise ModelError(msg) from error
-
-
-def _activation_of(function: Callable[[Tensor], Tensor] | nn.Module) -> Activation:
-    functions: Sequence[tuple[Any, type[nn.Module], Activation]] = (
-        (functional.relu, nn.ReLU, Activation.RELU),
-        (functional.gelu, nn.GELU, Activation.GELU),
-        (functional.silu, nn.SiLU, Activation.SILU),
-        (torch.tanh, nn.Tanh, Activation.TANH),
-    )
-    for plain, module, activation in functions:
-        if function is plain or isinstance(function, module):
-            return activation
-    msg = f"the layers' activation {function!r} is not known"
-    raise ModelError(msg)
-
-
-def _expect(module: nn.Module, kind: type[ModuleT]) -> ModuleT:
-    if not isinstance(module, kind):
-        msg = f"expected a {kind.__name__}, found a {type(module).__name__}"
-        raise ModelError(msg)
-    return module

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from . import families
 from .anatomy import Anatomy
 from .attention import replace_attention_
 from .data import Examples
@@ -49,7 +50,7 @@ class Encoder:
     @property
     def anatomy(self) -> Anatomy:
         """The pieces of the model as it is now."""
-        return Anatomy.of(self.model)
+        return families.anatomy_of(self.model)
 
     @property
     def parameters(self) -> int:
@@ -244,7 +245,7 @@ def open_encoder(directory: Path, plan: CompressionPlan | None = None) -> Encode
         msg = f"{directory}: neither {CONFIG_FILE} nor {ARCHITECTURE_FILE} in it; not a model"
         raise ModelError(msg)
     model.eval()
-    anatomy = Anatomy.of(model)
+    anatomy = families.anatomy_of(model)
     tokens = anatomy.embedding.tokens
     preprocessor = open_preprocessor(
         directory,
@@ -267,7 +268,7 @@ def _open_torch(directory: Path, plan: CompressionPlan | None) -> tuple[nn.Modul
     else:
         replace_attention_(model)
         if plan is not None:
-            Anatomy.of(model).resize_(plan)
+            families.anatomy_of(model).resize_(plan)
         _load_state(directory, model, state)
     return model, spec.labels
 
@@ -286,10 +287,10 @@ def _open_transformers(
         raise ModelError(msg) from error
     state = _read_weights(directory)
     model = _build_classifier(directory, config).float()
-    anatomy = Anatomy.of(model)
+    families.prepare_(model)
     if plan is not None:
-        anatomy.resize_(plan)
-    _load_state(directory, model, state)
+        families.anatomy_of(model).resize_(plan)
+    _load_state(directory, model, families.translated(model, state))
     return model, _label_names(directory, config)
 
 

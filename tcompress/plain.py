@@ -7,6 +7,7 @@ last layer's queries, output and FFN for that one token.
 """
 
 from collections.abc import Callable
+from itertools import islice
 from typing import cast
 
 import torch
@@ -103,7 +104,8 @@ class PlainLayer(nn.Module):
         self.num_neurons = anatomy.num_neurons
         self.query, self.key, self.value = anatomy.query, anatomy.key, anatomy.value
         self.output = anatomy.output
-        self.ffn_in, self.ffn_out = anatomy.ffn_in, anatomy.ffn_out
+        self.ffn_in, self.ffn_out, self.gate = anatomy.ffn_in, anatomy.ffn_out, anatomy.gate
+        self.terms = anatomy.terms
         self.activation = anatomy.activation
         self.attention_norm, self.ffn_norm = anatomy.attention_norm, anatomy.ffn_norm
         self.norm_first = anatomy.norm_first
@@ -135,7 +137,7 @@ class PlainLayer(nn.Module):
             The stream behind it, `(batch, 1 or tokens, hidden)`.
         """
         stream = self.carried(x) + self.join(self.mix(x, bias)).to(x.dtype)
-        return stream if self.norm_first else self.attention_norm(stream)
+        return stream if self.norm_first else normed(self.attention_norm, stream)
 
     def feed(self, x: Tensor) -> Tensor:
         """Apply the feed-forward sublayer.
@@ -147,7 +149,7 @@ class PlainLayer(nn.Module):
             The stream behind the layer, of the same shape.
         """
         stream = x + self.gather(self.excite(x)).to(x.dtype)
-        return stream if self.norm_first else self.ffn_norm(stream)
+        return stream if self.norm_first else normed(self.ffn_norm, stream)
 
     def carried(self, x: Tensor) -> Tensor:
         """Return the part of the stream that the layer's output is added to.
@@ -169,13 +171,12 @@ class PlainLayer(nn.Module):
         """
         if self.query is None or self.key is None or self.value is None or self.num_heads == 0:
             return self.carried(x)[..., :0]
-        x = self.attention_norm(x) if self.norm_first else x
+        x = normed(self.attention_norm, x) if self.norm_first else x
         x = x.to(self.attention_dtype)
         # q: (batch, heads, 1 or tokens, head_size); k, v: (batch, heads, tokens, head_size)
         q = self._split(self.query(self.carried(x)))
         k, v = self._split(self.key(x)), self._split(self.value(x))
-        mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return mixed.transpose(1, 2).flatten(2)
+        return self._attended(q, k, v, bias).transpose(1, 2).flatten(2)
 
     def join(self, features: Tensor) -> Tensor:
         """Apply the output projection; without heads its bias is all that remains.
@@ -199,8 +200,10 @@ class PlainLayer(nn.Module):
         """
         if self.num_neurons == 0:
             return x[..., :0]
-        x = self.ffn_norm(x) if self.norm_first else x
-        return _ACTIVATIONS[self.activation](self.ffn_in(x.to(self.ffn_dtype)))
+        x = normed(self.ffn_norm, x) if self.norm_first else x
+        x = x.to(self.ffn_dtype)
+        excited = _ACTIVATIONS[self.activation](self.ffn_in(x))
+        return excited if self.gate is None else excited * self.gate(x)
 
     def gather(self, features: Tensor) -> Tensor:
         """Apply the second FFN projection; without neurons its bias is all that remains.
@@ -213,6 +216,12 @@ class PlainLayer(nn.Module):
         """
         return self.ffn_out(features) if self.num_neurons else _bias(self.ffn_out)
 
+    @property
+    def ffn_linears(self) -> list[nn.Linear]:
+        """The projections of the feed-forward sublayer."""
+        gate = [] if self.gate is None else [self.gate]
+        return [self.ffn_in, *gate, self.ffn_out]
+
     def linears_in(self, precision: Precision) -> list[nn.Linear]:
         """Return the projections that the plan runs in a precision; none of dropped sublayers.
 
@@ -224,7 +233,7 @@ class PlainLayer(nn.Module):
             linears += [cast("nn.Linear", p) for p in (self.query, self.key, self.value)]
             linears.append(self.output)
         if self.ffn_precision is precision and self.num_neurons:
-            linears += [self.ffn_in, self.ffn_out]
+            linears += self.ffn_linears
         return linears
 
     def halve_(self) -> None:
@@ -239,9 +248,27 @@ class PlainLayer(nn.Module):
             self.attention_dtype = HALVES.get(self.attention_precision, torch.float32)
         self.ffn_dtype = HALVES.get(self.ffn_precision, torch.float32)
 
+    def _attended(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        scale = None
+        if self.terms is not None:
+            extra, scale = self.terms.bias(q, k), self.terms.scale
+            q, k = self.terms.rotated(q, k)
+            bias = bias if extra is None else bias + extra.to(bias.dtype)
+        return functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
+
     def _split(self, x: Tensor) -> Tensor:
         shape = (x.shape[0], x.shape[1], self.num_heads, self.head_size)
         return x.view(shape).transpose(1, 2)
+
+
+def normed(norm: nn.LayerNorm | None, x: Tensor) -> Tensor:
+    """Apply a norm that may not be there.
+
+    Args:
+        norm: The norm, or None.
+        x: Any tensor.
+    """
+    return x if norm is None else norm(x)
 
 
 def _bias(linear: nn.Linear) -> Tensor:
@@ -258,33 +285,50 @@ class PlainHead(nn.Module):
     def __init__(self, anatomy: HeadAnatomy) -> None:
         super().__init__()
         self.pooling = anatomy.pooling
-        self.linears = nn.ModuleList(linear for linear, _ in anatomy.stages)
-        self.activations = tuple(activation for _, activation in anatomy.stages)
+        self.stages = anatomy.stages
+        self.normalize = anatomy.normalize
+        self.linears = nn.ModuleList(stage.linear for stage in anatomy.stages)
+        self.norms = nn.ModuleList(stage.norm or nn.Identity() for stage in anatomy.stages)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Classify.
+        """Answer.
 
         Args:
             x: `(batch, tokens, hidden)`.
             mask: `(batch, tokens)`, 1 at real tokens.
 
         Returns:
-            Logits, `(batch, labels)`.
+            `(batch, labels)`, or `(batch, tokens, labels)` where nothing is pooled.
         """
-        pooled = self.pool(x, mask)
-        for linear, activation in zip(self.linears, self.activations, strict=True):
-            pooled = activate(activation, linear(pooled))
-        return pooled
+        answer = self.climb(self.pool(x, mask), len(self.stages))
+        return functional.normalize(answer, dim=-1) if self.normalize else answer
+
+    def climb(self, x: Tensor, stages: int) -> Tensor:
+        """Apply the first stages.
+
+        Args:
+            x: What `pool` returned.
+            stages: How many.
+        """
+        for stage, linear, norm in islice(
+            zip(self.stages, self.linears, self.norms, strict=True), stages
+        ):
+            x = norm(activate(stage.activation, linear(x)))
+        return x
 
     def pool(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Return what the first linear stage reads, `(batch, hidden)`.
+        """Return what the first stage reads, `(batch, hidden)`; all tokens without pooling.
 
         Args:
             x: `(batch, tokens, hidden)`.
             mask: `(batch, tokens)`, 1 at real tokens.
         """
+        if self.pooling is Pooling.NONE:
+            return x
         if self.pooling is Pooling.FIRST:
             return x[:, 0]
+        if self.pooling is Pooling.MAX:
+            return x.masked_fill((mask == 0).unsqueeze(-1), torch.finfo(x.dtype).min).amax(1)
         weights = mask.to(x.dtype).unsqueeze(-1)
         return (x * weights).sum(1) / weights.sum(1).clamp(min=1)
 
@@ -316,10 +360,10 @@ class PlainEncoder(nn.Module):
         self.main_input = anatomy.embedding.input_name
         self.hidden_size = anatomy.hidden_size
         self.embedding = PlainEmbedding(anatomy.embedding)
-        last = len(anatomy.layers) - 1
-        only_first = anatomy.head.pooling is Pooling.FIRST
+        self.order = anatomy.order
+        last = anatomy.head.pooling is Pooling.FIRST and anatomy.order.count(anatomy.order[-1]) == 1
         self.layers = nn.ModuleList(
-            PlainLayer(layer, plan, first_only=only_first and layer.index == last)
+            PlainLayer(layer, plan, first_only=last and layer.index == anatomy.order[-1])
             for layer, plan in zip(anatomy.layers, layers, strict=True)
         )
         self.final_norm = anatomy.final_norm
@@ -335,12 +379,17 @@ class PlainEncoder(nn.Module):
             Logits, `(batch, labels)`.
         """
         x, mask = self.embed(*inputs)
-        layers = [cast("PlainLayer", layer) for layer in self.layers]
-        kinds = dict.fromkeys(layer.attention_dtype for layer in layers)
+        kinds = dict.fromkeys(layer.attention_dtype for layer in self.applied)
         biases = {kind: attention_bias(mask, kind) for kind in kinds}
-        for layer in layers:
+        for layer in self.applied:
             x = layer(x, biases[layer.attention_dtype])
         return self.classify(x, mask)
+
+    @property
+    def applied(self) -> list[PlainLayer]:
+        """The layers in order of application; shared ones occur several times."""
+        layers = [cast("PlainLayer", layer) for layer in self.layers]
+        return [layers[index] for index in self.order]
 
     def classify(self, x: Tensor, mask: Tensor) -> Tensor:
         """Return the logits, `(batch, labels)`.

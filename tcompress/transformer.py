@@ -34,6 +34,9 @@ class Pooling(StrEnum):
 
     FIRST = "first"
     MEAN = "mean"
+    MAX = "max"
+    NONE = "none"
+    """Every token is an answer of its own."""
 
 
 @dataclass(frozen=True)

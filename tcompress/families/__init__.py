@@ -1,0 +1,63 @@
+"""The model families that tcompress knows: the only place that knows them by name."""
+
+from torch import Tensor, nn
+
+from ..anatomy import Anatomy
+from ..errors import ModelError
+from ..transformer import TransformerClassifier
+from .base import Family
+from .bert import BertLike, DistilBert, Electra, RobertaLike
+from .torch_encoder import torch_anatomy
+
+_FAMILIES: tuple[Family, ...] = (BertLike(), RobertaLike(), Electra(), DistilBert())
+_FAMILY_OF_TYPE = {name: family for family in _FAMILIES for name in family.model_types}
+
+
+def known_families() -> list[str]:
+    """Return the Hugging Face model types that tcompress knows, sorted."""
+    return sorted(_FAMILY_OF_TYPE)
+
+
+def anatomy_of(model: nn.Module) -> Anatomy:
+    """Find the pieces of a model.
+
+    Args:
+        model: A prepared Hugging Face model of a known family, or a `TransformerClassifier`.
+
+    Raises:
+        ModelError: If the model is of no known family.
+    """
+    if isinstance(model, TransformerClassifier):
+        return torch_anatomy(model)
+    return _family_of(model).anatomy(model, model.config)
+
+
+def prepare_(model: nn.Module) -> None:
+    """Replace modules that fuse projections by equal ones that hold them apart, in place.
+
+    Args:
+        model: A Hugging Face model whose weights mean nothing yet.
+
+    Raises:
+        ModelError: If the model is of no known family.
+    """
+    _family_of(model).prepare_(model)
+
+
+def translated(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a checkpoint's weights under the names of a prepared model.
+
+    Args:
+        model: The prepared model.
+        state: The checkpoint, or what a prepared model's `state_dict` gave.
+    """
+    return _family_of(model).translated(model, state)
+
+
+def _family_of(model: nn.Module) -> Family:
+    found = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+    if found not in _FAMILY_OF_TYPE:
+        known = ", ".join(known_families())
+        msg = f"{found!r} is no encoder family that tcompress knows; known are: {known}"
+        raise ModelError(msg)
+    return _FAMILY_OF_TYPE[found]
