@@ -50,7 +50,7 @@ def test_parquet_is_read(tmp_path: Path) -> None:
         pytest.param(
             "d.csv", "body,label\na,x\n", "no column 'text'; it has: body, label", id="column"
         ),
-        pytest.param("d.txt", "a", "unknown data format", id="format"),
+        pytest.param("d.doc", "a", "unknown data format", id="format"),
         pytest.param("d.jsonl", "{broken", "cannot be read as jsonl", id="json"),
         pytest.param("d.npz", "text", "cannot be read as npz", id="npz"),
         pytest.param("d.csv", "text\na\n", "no column 'genre'; it has: text", id="slice"),

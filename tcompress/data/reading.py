@@ -1,0 +1,114 @@
+"""Reading examples from a file, all of them or a sample."""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DataError
+from .columns import Columns
+from .documents import CONLL_SUFFIXES, read_conll, read_json
+from .examples import Examples, join_examples
+from .hub import is_hub_name, read_hub
+from .rows import examples_of
+from .tables import TABLE_SUFFIXES, read_frames
+from .tensors import TENSOR_SUFFIXES, read_tensors
+
+_SUFFIXES = (*TABLE_SUFFIXES, ".json", *CONLL_SUFFIXES, *TENSOR_SUFFIXES)
+
+
+def read_examples(
+    path: Path | str,
+    columns: Columns,
+    limit: int | None = None,
+    seed: int = 0,
+    avoid: frozenset[str] = frozenset(),
+) -> Examples:
+    """Read examples; the file's suffix tells the format.
+
+    Of a table or CoNLL file, a sample of `limit` examples is drawn while it is read, so that no
+    more than the sample and one chunk of rows are held. A file of one chunk gives
+    `Examples.sample`.
+
+    Args:
+        path: CSV, TSV, JSONL or Parquet; a JSON list or SQuAD's JSON; CoNLL columns; NPZ or
+            safetensors with arrays `inputs`, `labels` and optionally `mask`; `hf:NAME` for a data
+            set of the Hugging Face hub.
+        columns: Column names and how to read them; of tensors only slices and label map count.
+        limit: How many examples at most, or None for all.
+        seed: Seed of the draw.
+        avoid: Content digests of examples to leave out.
+
+    Raises:
+        DataError: If the file is missing, empty, of unknown form or lacks a column.
+        MissingExtraError: If a library for the format is not installed.
+    """
+    parts = (part.avoiding(avoid) for part in _parts(path, columns))
+    examples = _all_of(parts) if limit is None else _sample_of(parts, limit, seed)
+    if examples is None or len(examples) == 0:
+        left = " but those of a later split" if avoid else ""
+        msg = f"{path}: no examples in it{left}"
+        raise DataError(msg)
+    return examples.renamed(columns.label_map) if columns.label_map else examples
+
+
+def read_digests(path: Path | str, columns: Columns) -> frozenset[str]:
+    """Return the content digests of a file's examples, without holding the examples.
+
+    Args:
+        path: See `read_examples`.
+        columns: Likewise.
+    """
+    return frozenset(digest for part in _parts(path, columns) for digest in part.content_digests)
+
+
+def _parts(path: Path | str, columns: Columns) -> Iterator[Examples]:
+    """Yield the examples in chunks."""
+    if is_hub_name(path):
+        yield from (examples_of(str(path), frame, columns) for frame in read_hub(str(path)))
+        return
+    path = Path(path)
+    kind = _kind(path)
+    if kind in TENSOR_SUFFIXES:
+        yield read_tensors(path, kind, columns.slices)
+    elif kind in CONLL_SUFFIXES:
+        yield from read_conll(path, columns)
+    else:
+        frames = iter([read_json(path)]) if kind == ".json" else read_frames(path, kind)
+        yield from (examples_of(str(path), frame, columns) for frame in frames)
+
+
+def _kind(path: Path) -> str:
+    if not path.is_file():
+        msg = f"{path}: no such data file"
+        raise DataError(msg)
+    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    kind = next((suffix for suffix in suffixes if suffix in _SUFFIXES), None)
+    if kind is None:
+        known = ", ".join(_SUFFIXES)
+        msg = f"{path}: unknown data format; the name must end in one of {known}"
+        raise DataError(msg)
+    return kind
+
+
+def _all_of(parts: Iterable[Examples]) -> Examples | None:
+    held = [part for part in parts if len(part)]
+    return join_examples(held) if held else None
+
+
+def _sample_of(parts: Iterator[Examples], limit: int, seed: int) -> Examples | None:
+    first = list(islice(parts, 2))
+    if len(first) < 2:
+        return first[0].sample(limit, seed) if first else None
+    # The smallest of random keys, one per example, are a draw without replacement.
+    rng = np.random.default_rng(seed)
+    keys = np.empty(0)
+    sample: Examples | None = None
+    for part in (*first, *parts):
+        keys = np.concatenate([keys, rng.random(len(part))])
+        sample = part if sample is None else join_examples([sample, part])
+        if len(sample) > limit:
+            kept = np.sort(np.argpartition(keys, limit)[:limit])
+            sample, keys = sample.take(kept), keys[kept]
+    return sample

@@ -1,0 +1,111 @@
+"""Arrays from NPZ and safetensors files."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import DataError
+from .examples import Examples
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+TENSOR_SUFFIXES = (".npz", ".safetensors")
+
+
+def read_tensors(path: Path, kind: str, slices: Sequence[str]) -> Examples:
+    """Read the arrays `inputs`, and where they are there `labels`, `mask`, `ids`.
+
+    Args:
+        path: The file.
+        kind: Its suffix.
+        slices: Names of arrays by whose values accuracy is also told apart.
+
+    Raises:
+        DataError: If the file is damaged, or its arrays do not fit each other.
+    """
+    arrays = _load(path, kind)
+    _check_inputs(path, arrays)
+    _check_mask(path, arrays)
+    inputs, labels, ids = arrays["inputs"], arrays.get("labels"), arrays.get("ids")
+    several = labels is not None and labels.ndim == 2
+    return Examples(
+        origin=str(path),
+        ids=tuple(str(i) for i in (range(len(inputs)) if ids is None else ids)),
+        labels=None if labels is None or several else tuple(str(label) for label in labels),
+        label_sets=None if labels is None or not several else _label_sets(path, labels),
+        inputs=inputs,
+        mask=arrays.get("mask"),
+        slices={name: _slice_array(path, arrays, name) for name in slices},
+    )
+
+
+def _load(path: Path, kind: str) -> Arrays:
+    try:
+        if kind == ".safetensors":
+            from safetensors.numpy import load_file
+
+            return dict(load_file(path))
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except Exception as error:  # the parsers raise many kinds for a damaged file
+        msg = f"{path}: cannot be read as {kind[1:]}: {error}"
+        raise DataError(msg) from error
+
+
+def _check_inputs(path: Path, arrays: Arrays) -> None:
+    if "inputs" not in arrays:
+        msg = f"{path}: no array 'inputs'; it has: {', '.join(sorted(arrays))}"
+        raise DataError(msg)
+    inputs = arrays["inputs"]
+    if inputs.ndim not in (2, 3, 4):
+        msg = (
+            f"{path}: 'inputs' must be (examples, tokens) ids, (examples, tokens, features) or "
+            f"images (examples, channels, height, width), got shape {inputs.shape}"
+        )
+        raise DataError(msg)
+    for name in ("labels", "mask", "ids"):
+        if name in arrays and arrays[name].shape[:1] != inputs.shape[:1]:
+            shape = arrays[name].shape
+            found = str(shape[0]) if shape else "no examples"
+            msg = f"{path}: 'inputs' has {len(inputs)} examples, {name!r} has {found}"
+            raise DataError(msg)
+    if np.issubdtype(inputs.dtype, np.floating) and not np.isfinite(inputs).all():
+        msg = f"{path}: 'inputs' holds values that are not finite"
+        raise DataError(msg)
+
+
+def _check_mask(path: Path, arrays: Arrays) -> None:
+    mask, inputs = arrays.get("mask"), arrays["inputs"]
+    if mask is None:
+        return
+    if inputs.ndim == 4:
+        msg = f"{path}: 'mask' goes with tokens; images {inputs.shape} have none"
+        raise DataError(msg)
+    if mask.shape != inputs.shape[:2]:
+        msg = f"{path}: 'mask' must be (examples, tokens)={inputs.shape[:2]}, got {mask.shape}"
+        raise DataError(msg)
+    if not (mask != 0).any(axis=1).all():
+        msg = f"{path}: 'mask' leaves an example without any token"
+        raise DataError(msg)
+
+
+def _label_sets(path: Path, labels: npt.NDArray[Any]) -> tuple[tuple[str, ...], ...]:
+    if not np.isin(labels, (0, 1)).all():
+        msg = f"{path}: 'labels' of shape {labels.shape} must hold 0 and 1 only, one column a label"
+        raise DataError(msg)
+    return tuple(tuple(str(i) for i in np.flatnonzero(row)) for row in labels)
+
+
+def _slice_array(path: Path, arrays: Arrays, name: str) -> tuple[str, ...]:
+    if name not in arrays:
+        msg = f"{path}: no array {name!r}; it has: {', '.join(sorted(arrays))}"
+        raise DataError(msg)
+    expected, found = (len(arrays["inputs"]),), arrays[name].shape
+    if found != expected:
+        msg = (
+            f"{path}: {name!r} must have one value per example, (examples,)={expected}, got {found}"
+        )
+        raise DataError(msg)
+    return tuple(str(value) for value in arrays[name])
