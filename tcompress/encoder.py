@@ -17,6 +17,7 @@ from .anatomy import Anatomy
 from .attention import replace_attention_
 from .data import Examples
 from .digests import document_digest, file_digest
+from .embedder import Embedder, EmbedderSpec, dense_weights, embedder_files, is_embedder
 from .errors import DataError, DeviceError, ModelError
 from .plan import CompressionPlan
 from .preprocessing import TOKENIZER_FILES, Batch, Preprocessor, open_preprocessor
@@ -118,11 +119,13 @@ class Encoder:
         Args:
             directory: An existing directory; its files of the same names are replaced.
         """
-        state = {name: value.contiguous() for name, value in self.model.state_dict().items()}
-        save_file(state, directory / WEIGHTS_FILE, metadata={"format": "pt"})
-        # safetensors makes files that only their owner may read
-        (directory / WEIGHTS_FILE).chmod(0o644)
         copy_carried_files(self.directory, directory)
+        state = {name: value.contiguous() for name, value in self.model.state_dict().items()}
+        for prefix, name in _weight_files(self.model).items():
+            part = {n[len(prefix) :]: v for n, v in state.items() if n.startswith(prefix)}
+            save_file(part, directory / name, metadata={"format": "pt"})
+            # safetensors makes files that only their owner may read
+            (directory / name).chmod(0o644)
 
 
 def logits_of(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
@@ -135,6 +138,9 @@ def logits_of(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     Returns:
         Logits, `(batch, labels)`.
     """
+    if isinstance(model, Embedder):
+        embedded: Tensor = model(**inputs)
+        return embedded
     if isinstance(model, TransformerClassifier):
         output: Tensor = model(inputs[model.spec.input_name], inputs.get("attention_mask"))
         return output
@@ -168,9 +174,9 @@ def copy_carried_files(source: Path, target: Path) -> None:
         source: A model directory.
         target: An existing directory.
     """
-    for name in _CARRIED_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
+    for name in _carried_files(source):
+        (target / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(source / name, target / name)
 
 
 def model_digest(directory: Path) -> str:
@@ -186,9 +192,22 @@ def model_digest(directory: Path) -> str:
     if not path.is_file():
         msg = f"{directory}: no {WEIGHTS_FILE} in it"
         raise ModelError(msg)
-    names = (WEIGHTS_FILE, *_CARRIED_FILES)
-    files = {n: file_digest(directory / n) for n in names if (directory / n).is_file()}
-    return document_digest(files)
+    dense = dense_weights(EmbedderSpec.read(directory)).values() if is_embedder(directory) else ()
+    names = (WEIGHTS_FILE, *dense, *_carried_files(directory))
+    return document_digest({name: file_digest(directory / name) for name in names})
+
+
+def _carried_files(directory: Path) -> list[str]:
+    """Return the configuration and tokenizer files that are there, below the directory."""
+    found = [name for name in _CARRIED_FILES if (directory / name).is_file()]
+    return [*found, *embedder_files(directory)]
+
+
+def _weight_files(model: nn.Module) -> dict[str, str]:
+    """Return which part of a model's state goes into which file, by prefix of its names."""
+    if isinstance(model, Embedder):
+        return {"base.": WEIGHTS_FILE} | dense_weights(model.spec)
+    return {"": WEIGHTS_FILE}
 
 
 def label_indices(labels: tuple[str, ...], examples: Examples) -> Tensor:
@@ -247,9 +266,11 @@ def open_encoder(directory: Path, plan: CompressionPlan | None = None) -> Encode
     model.eval()
     anatomy = families.anatomy_of(model)
     tokens = anatomy.embedding.tokens
+    limits = [anatomy.embedding.max_tokens]
+    limits += [model.spec.max_tokens] if isinstance(model, Embedder) else []
     preprocessor = open_preprocessor(
         directory,
-        max_positions=anatomy.embedding.max_tokens,
+        max_positions=min((limit for limit in limits if limit is not None), default=None),
         vocab_size=tokens.num_embeddings if isinstance(tokens, nn.Embedding) else 0,
         token_types=anatomy.embedding.token_types is not None,
     )
@@ -286,6 +307,8 @@ def _open_transformers(
         msg = f"{directory / CONFIG_FILE}: cannot be read: {str(error).splitlines()[0]}"
         raise ModelError(msg) from error
     state = _read_weights(directory)
+    if is_embedder(directory):
+        return _open_embedder(directory, config, state, plan), ()
     model = _build_classifier(directory, config).float()
     families.prepare_(model)
     if plan is not None:
@@ -294,18 +317,40 @@ def _open_transformers(
     return model, _label_names(directory, config)
 
 
+def _open_embedder(
+    directory: Path, config: Any, state: dict[str, Tensor], plan: CompressionPlan | None
+) -> Embedder:
+    from transformers import AutoModel
+
+    spec = EmbedderSpec.read(directory)
+    model = Embedder(_build(directory, config, AutoModel).float(), spec)
+    families.prepare_(model)
+    if plan is not None:
+        families.anatomy_of(model).resize_(plan)
+    named = {f"base.{n}": v for n, v in families.translated(model, state).items()}
+    for prefix, name in dense_weights(spec).items():
+        dense = _read_weights(directory, name)
+        named |= {f"{prefix}{n}": v for n, v in dense.items()}
+    _load_state(directory, model, named)
+    return model
+
+
 def _build_classifier(directory: Path, config: Any) -> Any:
-    """Build the classifier with an attention of torch's own, whatever the configuration names."""
     from transformers import AutoModelForSequenceClassification
 
-    build: Any = AutoModelForSequenceClassification.from_config
+    return _build(directory, config, AutoModelForSequenceClassification)
+
+
+def _build(directory: Path, config: Any, auto_class: Any) -> Any:
+    """Build a model with an attention of torch's own, whatever the configuration names."""
+    build = auto_class.from_config
     try:
         try:
             return build(config, attn_implementation="sdpa", trust_remote_code=False)
         except ValueError:  # ELECTRA on transformers 4.57 has no fused attention
             return build(config, attn_implementation="eager", trust_remote_code=False)
     except (ValueError, ImportError) as error:
-        msg = f"{directory}: no sequence classifier of type {config.model_type!r} is known"
+        msg = f"{directory}: no {auto_class.__name__} of type {config.model_type!r} is known"
         raise ModelError(msg) from error
 
 
@@ -321,10 +366,10 @@ def _label_names(directory: Path, config: Any) -> tuple[str, ...]:
     return labels
 
 
-def _read_weights(directory: Path) -> dict[str, Tensor]:
-    path = directory / WEIGHTS_FILE
+def _read_weights(directory: Path, name: str = WEIGHTS_FILE) -> dict[str, Tensor]:
+    path = directory / name
     if not path.is_file():
-        msg = f"{directory}: no {WEIGHTS_FILE} in it; save the model in safetensors form"
+        msg = f"{directory}: no {name} in it; save the model in safetensors form"
         raise ModelError(msg)
     try:
         state = load_file(path)

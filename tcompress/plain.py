@@ -18,7 +18,7 @@ from .anatomy import Activation, Anatomy, EmbeddingAnatomy, HeadAnatomy, LayerAn
 from .encoder import Encoder
 from .plan import LayerPlan, Precision
 from .preprocessing import TOKEN_TYPES
-from .transformer import Pooling
+from .transformer import Pooling, pooled
 
 HALVES = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
 """The precisions of 16 bits, as PyTorch calls them."""
@@ -323,14 +323,7 @@ class PlainHead(nn.Module):
             x: `(batch, tokens, hidden)`.
             mask: `(batch, tokens)`, 1 at real tokens.
         """
-        if self.pooling is Pooling.NONE:
-            return x
-        if self.pooling is Pooling.FIRST:
-            return x[:, 0]
-        if self.pooling is Pooling.MAX:
-            return x.masked_fill((mask == 0).unsqueeze(-1), torch.finfo(x.dtype).min).amax(1)
-        weights = mask.to(x.dtype).unsqueeze(-1)
-        return (x * weights).sum(1) / weights.sum(1).clamp(min=1)
+        return pooled(self.pooling, x, mask)
 
 
 def activate(activation: Activation | None, x: Tensor) -> Tensor:

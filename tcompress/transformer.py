@@ -199,12 +199,31 @@ class TransformerClassifier(nn.Module):
         return x if self.spec.batch_first else x.transpose(0, 1)
 
     def _pool(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        if self.spec.pooling is Pooling.FIRST:
-            return x[:, 0]
         if mask is None:
-            return x.mean(1)
-        weights = mask.to(x.dtype)[..., None]
-        return (x * weights).sum(1) / weights.sum(1).clamp(min=1)
+            mask = torch.ones(x.shape[:2], dtype=torch.int64, device=x.device)
+        return pooled(self.spec.pooling, x, mask)
+
+
+def pooled(pooling: Pooling, x: Tensor, mask: Tensor) -> Tensor:
+    """Return what the head reads of the hidden states.
+
+    Args:
+        pooling: Which.
+        x: `(batch, tokens, hidden)`.
+        mask: `(batch, tokens)`, 1 at real tokens.
+
+    Returns:
+        `(batch, hidden)`; `x` itself without pooling.
+    """
+    if pooling is Pooling.NONE:
+        return x
+    if pooling is Pooling.FIRST:
+        return x[:, 0]
+    real = mask.unsqueeze(-1)
+    if pooling is Pooling.MAX:
+        return x.masked_fill(real == 0, float("-inf")).amax(1)
+    weights = real.to(x.dtype)
+    return (x * weights).sum(1) / weights.sum(1).clamp(min=1)
 
 
 def sinusoidal_positions(max_positions: int, width: int) -> Tensor:

@@ -1,11 +1,14 @@
 """The model families that tcompress knows: the only place that knows them by name."""
 
+from dataclasses import replace
+
 from torch import Tensor, nn
 
 from ..anatomy import Anatomy
+from ..embedder import Embedder
 from ..errors import ModelError
 from ..transformer import TransformerClassifier
-from .base import Family
+from .base import Family, embedder_head
 from .bert import BertLike, DistilBert, Electra, RobertaLike
 from .torch_encoder import torch_anatomy
 
@@ -29,6 +32,8 @@ def anatomy_of(model: nn.Module) -> Anatomy:
     """
     if isinstance(model, TransformerClassifier):
         return torch_anatomy(model)
+    if isinstance(model, Embedder):
+        return replace(anatomy_of(model.base), head=embedder_head(model))
     return _family_of(model).anatomy(model, model.config)
 
 
@@ -41,7 +46,7 @@ def prepare_(model: nn.Module) -> None:
     Raises:
         ModelError: If the model is of no known family.
     """
-    _family_of(model).prepare_(model)
+    _family_of(model).prepare_(_without_head(model))
 
 
 def translated(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -51,7 +56,11 @@ def translated(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
         model: The prepared model.
         state: The checkpoint, or what a prepared model's `state_dict` gave.
     """
-    return _family_of(model).translated(model, state)
+    return _family_of(model).translated(_without_head(model), state)
+
+
+def _without_head(model: nn.Module) -> nn.Module:
+    return model.base if isinstance(model, Embedder) else model
 
 
 def _family_of(model: nn.Module) -> Family:

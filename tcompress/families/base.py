@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..anatomy import Activation, Anatomy, HeadAnatomy, HeadStage
+from ..embedder import Embedder
 from ..errors import ModelError
 from ..transformer import Pooling
 
@@ -100,6 +101,22 @@ def head_of(
         for path, name in sequence_stages
     )
     return HeadAnatomy(pooling, tuple(stages))
+
+
+def embedder_head(model: Embedder) -> HeadAnatomy:
+    """Return the head of an embedder.
+
+    Args:
+        model: The embedder.
+    """
+    stages = (
+        HeadStage(
+            linear,
+            None if isinstance(activation, nn.Identity) else activation_of(activation),
+        )
+        for linear, activation in zip(model.linears, model.activations, strict=True)
+    )
+    return HeadAnatomy(model.spec.pooling, tuple(stages), model.spec.normalize)
 
 
 def activation_named(name: str) -> Activation:
