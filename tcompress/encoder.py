@@ -21,6 +21,7 @@ from .embedder import Embedder, EmbedderSpec, dense_weights, embedder_files, is_
 from .errors import DataError, DeviceError, ModelError
 from .plan import CompressionPlan
 from .preprocessing import TOKENIZER_FILES, Batch, Preprocessor, open_preprocessor
+from .pruned_checkpoints import plan_without, take_pruned_heads_
 from .transformer import ARCHITECTURE_FILE, TransformerClassifier, TransformerSpec
 
 CONFIG_FILE = "config.json"
@@ -248,7 +249,8 @@ def open_encoder(directory: Path, plan: CompressionPlan | None = None) -> Encode
     Args:
         directory: A Hugging Face sequence classifier (safetensors), or a directory with
             `architecture.json` and `model.safetensors`.
-        plan: The plan that the weights were cut by; None for an unpruned model.
+        plan: The plan that the weights were cut by; None for an unpruned model, or one whose
+            configuration names heads that transformers 4 cut off.
 
     Raises:
         ModelError: If the directory cannot be opened as an encoder.
@@ -259,7 +261,7 @@ def open_encoder(directory: Path, plan: CompressionPlan | None = None) -> Encode
     if (directory / ARCHITECTURE_FILE).is_file():
         model, labels = _open_torch(directory, plan)
     elif (directory / CONFIG_FILE).is_file():
-        model, labels = _open_transformers(directory, plan)
+        model, labels, plan = _open_transformers(directory, plan)
     else:
         msg = f"{directory}: neither {CONFIG_FILE} nor {ARCHITECTURE_FILE} in it; not a model"
         raise ModelError(msg)
@@ -296,7 +298,7 @@ def _open_torch(directory: Path, plan: CompressionPlan | None) -> tuple[nn.Modul
 
 def _open_transformers(
     directory: Path, plan: CompressionPlan | None
-) -> tuple[nn.Module, tuple[str, ...]]:
+) -> tuple[nn.Module, tuple[str, ...], CompressionPlan | None]:
     from transformers import AutoConfig
 
     try:
@@ -306,39 +308,41 @@ def _open_transformers(
     except Exception as error:  # the parsers raise many kinds
         msg = f"{directory / CONFIG_FILE}: cannot be read: {str(error).splitlines()[0]}"
         raise ModelError(msg) from error
+    pruned = take_pruned_heads_(config)
     state = _read_weights(directory)
-    if is_embedder(directory):
-        return _open_embedder(directory, config, state, plan), ()
-    model = _build_classifier(directory, config).float()
+    embeds = is_embedder(directory)
+    model = _build_embedder(directory, config) if embeds else _build_classifier(directory, config)
     families.prepare_(model)
+    if plan is None and pruned:
+        plan = plan_without(pruned, families.anatomy_of(model))
     if plan is not None:
         families.anatomy_of(model).resize_(plan)
+    if isinstance(model, Embedder):
+        _load_embedder(directory, model, state)
+        return model, (), plan
     _load_state(directory, model, families.translated(model, state))
-    return model, _label_names(directory, config)
+    return model, _label_names(directory, config), plan
 
 
-def _open_embedder(
-    directory: Path, config: Any, state: dict[str, Tensor], plan: CompressionPlan | None
-) -> Embedder:
-    from transformers import AutoModel
-
-    spec = EmbedderSpec.read(directory)
-    model = Embedder(_build(directory, config, AutoModel).float(), spec)
-    families.prepare_(model)
-    if plan is not None:
-        families.anatomy_of(model).resize_(plan)
+def _load_embedder(directory: Path, model: Embedder, state: dict[str, Tensor]) -> None:
     named = {f"base.{n}": v for n, v in families.translated(model, state).items()}
-    for prefix, name in dense_weights(spec).items():
+    for prefix, name in dense_weights(model.spec).items():
         dense = _read_weights(directory, name)
         named |= {f"{prefix}{n}": v for n, v in dense.items()}
     _load_state(directory, model, named)
-    return model
 
 
-def _build_classifier(directory: Path, config: Any) -> Any:
+def _build_embedder(directory: Path, config: Any) -> Embedder:
+    from transformers import AutoModel
+
+    return Embedder(_build(directory, config, AutoModel).float(), EmbedderSpec.read(directory))
+
+
+def _build_classifier(directory: Path, config: Any) -> nn.Module:
     from transformers import AutoModelForSequenceClassification
 
-    return _build(directory, config, AutoModelForSequenceClassification)
+    model: nn.Module = _build(directory, config, AutoModelForSequenceClassification).float()
+    return model
 
 
 def _build(directory: Path, config: Any, auto_class: Any) -> Any:
