@@ -107,7 +107,7 @@ class Embedder(nn.Module):
     def __init__(self, base: nn.Module, spec: EmbedderSpec) -> None:
         super().__init__()
         if getattr(base, "pooler", None) is not None:
-            base.pooler = None
+            base.register_module("pooler", None)
         self.base = base
         self.spec = spec
         self.dense = nn.ModuleList(
