@@ -1,7 +1,8 @@
 """From examples to model inputs: tokenization, truncation, dynamic padding."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -9,12 +10,23 @@ import numpy as np
 import numpy.typing as npt
 
 from .data import Examples
+from .encoded import Array, Batch, Encoded
 from .errors import DataError, ModelError, RequestError
+from .tokenizing import Tokenized, tokenize_questions, tokenize_texts, tokenize_words
 from .transformer import ARCHITECTURE_FILE, TransformerSpec
 
-Array = npt.NDArray[Any]
-Batch = dict[str, Array]
-"""Model inputs by name, each `(batch, tokens, ...)`."""
+__all__ = [
+    "TOKENIZER_FILES",
+    "TOKEN_TYPES",
+    "Array",
+    "Batch",
+    "Encoded",
+    "Preprocessor",
+    "TensorPreprocessor",
+    "TextPreprocessor",
+    "Unit",
+    "open_preprocessor",
+]
 
 TOKEN_TYPES = "token_type_ids"
 TOKENIZER_FILES = (
@@ -30,33 +42,12 @@ TOKENIZER_FILES = (
 )
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """Examples as model inputs, not yet padded.
+class Unit(StrEnum):
+    """What a model of texts decides on its own."""
 
-    Attributes:
-        lengths: Tokens per example, after truncation.
-        truncated: How many examples were longer than the model's positions.
-        collate: Makes one padded batch of the examples at the given positions.
-    """
-
-    lengths: npt.NDArray[np.int64]
-    truncated: int
-    collate: Callable[[Sequence[int]], Batch]
-
-    def batches(self, size: int) -> Iterator[tuple[list[int], Batch]]:
-        """Yield batches of examples of similar length, so that little is padded.
-
-        Args:
-            size: Examples per batch.
-
-        Yields:
-            Positions of the examples, and the batch.
-        """
-        order = np.argsort(self.lengths, kind="stable")
-        for start in range(0, len(order), size):
-            positions = [int(i) for i in order[start : start + size]]
-            yield positions, self.collate(positions)
+    EXAMPLE = "example"
+    WORD = "word"
+    CONTEXT = "context"
 
 
 class Preprocessor(Protocol):
@@ -100,6 +91,8 @@ class TextPreprocessor:
         max_tokens: Longest input in tokens.
         vocab_size: Rows of the model's token table.
         pairs: Whether text pairs can be read; not by a file whose token types were folded away.
+        unit: What the model decides on its own: examples, words, or the tokens of a context, which
+            the second text then is.
     """
 
     tokenizer: Any
@@ -107,6 +100,7 @@ class TextPreprocessor:
     max_tokens: int
     vocab_size: int
     pairs: bool = True
+    unit: Unit = Unit.EXAMPLE
 
     @property
     def padding_id(self) -> int | None:
@@ -115,59 +109,33 @@ class TextPreprocessor:
         return None if found is None else int(found)
 
     def encode(self, examples: Examples) -> Encoded:
-        """Tokenize texts or text pairs; see `Preprocessor.encode`.
+        """Tokenize texts, pairs, words or questions; see `Preprocessor.encode`.
 
         Args:
             examples: Text examples.
 
         Raises:
-            DataError: If the examples are tensors, or ids exceed the model's token table.
+            DataError: If the examples are not of the model's kind, or ids exceed its token table.
             RequestError: If they are text pairs and those cannot be read.
         """
-        if examples.texts is None:
-            msg = f"{examples.origin}: this model reads texts, the file holds tensors"
-            raise DataError(msg)
-        if examples.text_pairs is not None and not self.pairs:
-            msg = (
-                f"{examples.origin}: text pairs need token types, and those are folded away; "
-                "export with --keep-token-types"
-            )
-            raise RequestError(msg)
-        pairs = None if examples.text_pairs is None else list(examples.text_pairs)
-        features = self.tokenizer(
-            list(examples.texts),
-            pairs,
-            truncation="longest_first",
-            max_length=self.max_tokens,
-            return_overflowing_tokens=False,
-        )
-        rows: list[list[int]] = features["input_ids"]
-        top = max((max(row) for row in rows if row), default=0)
-        if top >= self.vocab_size:
-            msg = (
-                f"the tokenizer gives token id {top}, the model's table has {self.vocab_size} "
-                "rows: the tokenizer belongs to another model"
-            )
-            raise DataError(msg)
+        self._check_kind(examples)
+        tokenized = self._tokenize(examples, self.max_tokens)
+        rows = tokenized.columns["input_ids"]
+        self._check_ids(rows)
         lengths = np.asarray([len(row) for row in rows], dtype=np.int64)
-        at_limit = np.flatnonzero(lengths >= self.max_tokens)
-        columns = {name: features[name] for name in self.input_names}
-        padding = {name: self._padding_value(name) for name in self.input_names}
-        left = self.tokenizer.padding_side == "left"
-
-        def collate(positions: Sequence[int]) -> Batch:
-            longest = max(1, int(lengths[list(positions)].max()))
-            batch = {}
-            for name, values in columns.items():
-                array = np.full((len(positions), longest), padding[name], dtype=np.int64)
-                for i, position in enumerate(positions):
-                    row = values[position]
-                    part = slice(longest - len(row), None) if left else slice(len(row))
-                    array[i, part] = row
-                batch[name] = array
-            return batch
-
-        return Encoded(lengths, self._count_truncated(examples, at_limit), collate)
+        truncated = 0
+        if self.unit is not Unit.CONTEXT:
+            at_limit = np.flatnonzero(lengths >= self.max_tokens)
+            truncated = self._count_truncated(examples.take(at_limit))
+        return Encoded(
+            lengths,
+            truncated,
+            lambda positions: self._collate(tokenized.columns, lengths[list(positions)], positions),
+            tokenized.owners,
+            tokenized.cuts,
+            tokenized.parts,
+            padded_left=self._pads_left,
+        )
 
     def random_batch(self, size: int, tokens: int, seed: int = 0) -> Batch:
         """Make a batch of random token ids; see `Preprocessor.random_batch`.
@@ -191,13 +159,75 @@ class TextPreprocessor:
             return self.padding_id or 0
         return int(self.tokenizer.pad_token_type_id) if name == TOKEN_TYPES else 0
 
-    def _count_truncated(self, examples: Examples, at_limit: npt.NDArray[np.int64]) -> int:
-        if len(at_limit) == 0:
+    @property
+    def _pads_left(self) -> bool:
+        return bool(self.tokenizer.padding_side == "left")
+
+    def _tokenize(self, examples: Examples, max_tokens: int | None) -> Tokenized:
+        if self.unit is Unit.CONTEXT:
+            return tokenize_questions(self.tokenizer, examples, self.max_tokens)
+        tokenize = tokenize_words if self.unit is Unit.WORD else tokenize_texts
+        return tokenize(self.tokenizer, examples, max_tokens)
+
+    def _collate(
+        self,
+        columns: dict[str, list[list[int]]],
+        lengths: npt.NDArray[np.int64],
+        positions: Sequence[int],
+    ) -> Batch:
+        longest = max(1, int(lengths.max()))
+        batch = {}
+        for name in self.input_names:
+            shape = (len(positions), longest)
+            array = np.full(shape, self._padding_value(name), dtype=np.int64)
+            for i, position in enumerate(positions):
+                row = columns[name][position]
+                part = slice(longest - len(row), None) if self._pads_left else slice(len(row))
+                array[i, part] = row
+            batch[name] = array
+        return batch
+
+    def _check_kind(self, examples: Examples) -> None:
+        origin = examples.origin
+        if examples.inputs is not None:
+            msg = f"{origin}: this model reads texts, the file holds tensors"
+            raise DataError(msg)
+        if self.unit is Unit.WORD and examples.words is None:
+            msg = (
+                f"{origin}: this model tags words, the file holds texts; give lists of tokens and "
+                "tags, or a CoNLL file"
+            )
+            raise DataError(msg)
+        if self.unit is not Unit.WORD and examples.texts is None:
+            msg = f"{origin}: this model reads texts, the file holds lists of words"
+            raise DataError(msg)
+        if self.unit is Unit.CONTEXT and examples.text_pairs is None:
+            msg = (
+                f"{origin}: this model finds answers in a context; name the columns with "
+                "--text-column QUESTION and --text-pair-column CONTEXT"
+            )
+            raise DataError(msg)
+        if examples.text_pairs is not None and not self.pairs:
+            msg = (
+                f"{origin}: text pairs need token types, and those are folded away; "
+                "export with --keep-token-types"
+            )
+            raise RequestError(msg)
+
+    def _check_ids(self, rows: list[list[int]]) -> None:
+        top = max((max(row) for row in rows if row), default=0)
+        if top >= self.vocab_size:
+            msg = (
+                f"the tokenizer gives token id {top}, the model's table has {self.vocab_size} "
+                "rows: the tokenizer belongs to another model"
+            )
+            raise DataError(msg)
+
+    def _count_truncated(self, long: Examples) -> int:
+        if len(long) == 0:
             return 0
-        long = examples.take(at_limit)
-        pairs = None if long.text_pairs is None else list(long.text_pairs)
-        whole = self.tokenizer(list(long.texts or ()), pairs, truncation=False, verbose=False)
-        return sum(len(row) > self.max_tokens for row in whole["input_ids"])
+        whole = self._tokenize(long, None).columns["input_ids"]
+        return sum(len(row) > self.max_tokens for row in whole)
 
 
 @dataclass(frozen=True)
@@ -300,6 +330,7 @@ def open_preprocessor(
     vocab_size: int,
     token_types: bool,
     pairs: bool = True,
+    unit: Unit = Unit.EXAMPLE,
 ) -> Preprocessor:
     """Open the preprocessing of a model directory.
 
@@ -309,6 +340,7 @@ def open_preprocessor(
         vocab_size: Rows of the model's token table.
         token_types: Whether the model takes `token_type_ids`.
         pairs: Whether it can read text pairs.
+        unit: What the model decides on its own, where it reads texts.
 
     Raises:
         ModelError: If the directory has neither, or the tokenizer cannot be opened.
@@ -331,7 +363,7 @@ def open_preprocessor(
     available = tuple(tokenizer.model_input_names)
     wanted = ("input_ids", TOKEN_TYPES, "attention_mask")
     names = tuple(n for n in wanted if n in available and (token_types or n != TOKEN_TYPES))
-    return TextPreprocessor(tokenizer, names, int(min(limits)), vocab_size, pairs)
+    return TextPreprocessor(tokenizer, names, int(min(limits)), vocab_size, pairs, unit)
 
 
 def _open_tokenizer(directory: Path) -> Any:

@@ -1,0 +1,154 @@
+"""Texts, words and questions as token ids, with what each token stands for."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .data import Examples
+from .encoded import NO_SPAN, Indices
+from .errors import DataError, ModelError
+
+
+@dataclass
+class Tokenized:
+    """Inputs in the order of their examples.
+
+    Attributes:
+        columns: Per input name the values of each input.
+        owners: The example of each input.
+        cuts: Per input, which of its tokens are rows, or None; see `Encoded`.
+        parts: Per input, what its rows stand for, or None.
+    """
+
+    columns: dict[str, list[list[int]]] = field(default_factory=dict)
+    owners: Indices | None = None
+    cuts: tuple[Indices, ...] | None = None
+    parts: tuple[Indices, ...] | None = None
+
+
+def tokenize_texts(tokenizer: Any, examples: Examples, max_tokens: int | None) -> Tokenized:
+    """Tokenize texts or text pairs.
+
+    Args:
+        tokenizer: A fast Hugging Face tokenizer.
+        examples: Examples with texts.
+        max_tokens: Where to cut, or None for nowhere.
+    """
+    pairs = None if examples.text_pairs is None else list(examples.text_pairs)
+    cutting = "longest_first" if max_tokens else False
+    features = tokenizer(
+        list(examples.texts or ()), pairs, truncation=cutting, max_length=max_tokens, verbose=False
+    )
+    return Tokenized(dict(features))
+
+
+def tokenize_words(tokenizer: Any, examples: Examples, max_tokens: int | None) -> Tokenized:
+    """Tokenize words; the first token of each is its row, and what is cut off has none.
+
+    Args:
+        tokenizer: A fast Hugging Face tokenizer.
+        examples: Examples with words.
+        max_tokens: Where to cut, or None for nowhere.
+
+    Raises:
+        ModelError: If the tokenizer cannot take words.
+    """
+    try:
+        features = tokenizer(
+            [list(words) for words in examples.words or ()],
+            is_split_into_words=True,
+            truncation=bool(max_tokens),
+            max_length=max_tokens,
+            verbose=False,
+        )
+    except AssertionError as error:
+        msg = (
+            "the tokenizer cannot take words one by one; save it again with add_prefix_space=True, "
+            "as the model was trained"
+        )
+        raise ModelError(msg) from error
+    cuts, parts = [], []
+    for i in range(len(examples)):
+        words = features.word_ids(i)
+        first = {word: place for place, word in reversed(list(enumerate(words)))}
+        first.pop(None, None)
+        known = np.asarray(sorted(first), dtype=np.int64)
+        cuts.append(np.asarray([first[word] for word in known], dtype=np.int64))
+        parts.append(np.stack([known, known + 1], axis=1))
+    return Tokenized(dict(features), None, tuple(cuts), tuple(parts))
+
+
+def tokenize_questions(tokenizer: Any, examples: Examples, max_tokens: int) -> Tokenized:
+    """Tokenize questions with their contexts; long contexts become overlapping windows.
+
+    Args:
+        tokenizer: A fast Hugging Face tokenizer.
+        examples: Questions in `texts`, contexts in `text_pairs`.
+        max_tokens: Tokens of a window, question included.
+
+    Raises:
+        DataError: If a question leaves no room for its context.
+    """
+    strides = _strides(tokenizer, examples, max_tokens)
+    whole = Tokenized()
+    owners, cuts, parts = [], [], []
+    for stride in np.unique(strides):
+        members = np.flatnonzero(strides == stride)
+        features = _windows(tokenizer, examples.take(members), max_tokens, int(stride))
+        owners.append(members[features.pop("overflow_to_sample_mapping")])
+        for window in range(len(owners[-1])):
+            cut, part = _context_tokens(tokenizer, features, window)
+            cuts.append(cut)
+            parts.append(part)
+        for name, values in features.items():
+            whole.columns.setdefault(name, []).extend(values)
+    whole.owners = np.concatenate(owners)
+    order = np.argsort(whole.owners, kind="stable")
+    columns = {name: [values[i] for i in order] for name, values in whole.columns.items()}
+    return Tokenized(
+        columns,
+        whole.owners[order],
+        tuple(cuts[i] for i in order),
+        tuple(parts[i] for i in order),
+    )
+
+
+def _strides(tokenizer: Any, examples: Examples, max_tokens: int) -> Indices:
+    """Return the stride of each question: the data's, or half of what a long one leaves."""
+    questions = tokenizer(list(examples.texts or ()), add_special_tokens=False, verbose=False)
+    taken = np.asarray([len(ids) for ids in questions["input_ids"]])
+    room = max_tokens - tokenizer.num_special_tokens_to_add(pair=True) - taken
+    if (room < 1).any():
+        i = int(np.argmin(room))
+        msg = (
+            f"{examples.origin}: question {examples.ids[i]!r} has {taken[i]} tokens and leaves no "
+            f"room for its context in the model's {max_tokens}"
+        )
+        raise DataError(msg)
+    return np.asarray(np.minimum(examples.stride, room // 2), dtype=np.int64)
+
+
+def _windows(tokenizer: Any, examples: Examples, max_tokens: int, stride: int) -> Any:
+    return tokenizer(
+        list(examples.texts or ()),
+        list(examples.text_pairs or ()),
+        truncation="only_second",
+        max_length=max_tokens,
+        stride=stride,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+    )
+
+
+def _context_tokens(tokenizer: Any, features: Any, window: int) -> tuple[Indices, Indices]:
+    """Return the rows of a window: the place of "no answer", then the context's tokens."""
+    offsets = np.asarray(features["offset_mapping"][window], dtype=np.int64)
+    sequences = features.sequence_ids(window)
+    cut = [i for i, sequence in enumerate(sequences) if sequence == 1]
+    part = offsets[cut].reshape(-1, 2)
+    ids = features["input_ids"][window]
+    if tokenizer.cls_token_id in ids:
+        cut = [ids.index(tokenizer.cls_token_id), *cut]
+        part = np.concatenate([[NO_SPAN], part])
+    return np.asarray(cut, dtype=np.int64), part
