@@ -1,7 +1,7 @@
 """The `init` command; it stands here because the demos are trained."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -14,6 +14,7 @@ from tcompress.options import (
     Common,
     common_options,
     demo_option,
+    reading_options,
     slice_option,
 )
 
@@ -28,11 +29,12 @@ if TYPE_CHECKING:
 @click.option("--train", type=FILE, help="Training examples, where they have a file of their own.")
 @click.option("--validation", type=FILE, help="Examples to select by, likewise.")
 @click.option("--test", type=FILE, help="Examples to evaluate and gate on, likewise.")
-@click.option("--text-column", default="text", help="Column of the text.")
-@click.option("--text-pair-column", help="Column of the second text.")
-@click.option("--label-column", default="label", help="Column of the label.")
+@click.option("--text-column", default="text", help="Column of the text, or of its words.")
+@click.option("--text-pair-column", help="Column of the second text, or of a question's context.")
+@click.option("--label-column", default="label", help="Column of the label, tags or answers.")
 @click.option("--group-column", help="Column whose values stay on one side of the split.")
 @slice_option
+@reading_options
 @click.option("--validation-fraction", type=RATIO, default=0.2, help="Part of --data.")
 @click.option("--test-fraction", type=RATIO, default=0.3, help="Part of --data.")
 @click.option("--force", is_flag=True, help="Replace the settings of an existing workspace.")
@@ -54,11 +56,13 @@ def init(
     validation_fraction: float,
     test_fraction: float,
     force: bool,
+    reading: dict[str, Any],
     common: Common,
 ) -> None:
     """Start a workspace: a directory in which the other commands chain.
 
-    It writes tcompress.toml and copies nothing large. Give a model and its data, or --demo.
+    It writes tcompress.toml and copies nothing large. Give a model and its data, or --demo. Data
+    are files, or sets of the Hugging Face hub as hf:NAME, hf:NAME/CONFIG or hf:NAME#SPLIT.
 
     \b
     Example:
@@ -92,6 +96,7 @@ def init(
                 validation_fraction=validation_fraction,
                 test_fraction=test_fraction,
                 split_seed=common.seed or 0,
+                **{name: value for name, value in reading.items() if value is not None},
             ),
             seed=common.seed or 0,
         )
@@ -130,7 +135,7 @@ def _required_model(model: Path | None) -> Path:
 
 def _data_files(
     data: Path | None, train: Path | None, validation: Path | None, test: Path | None
-) -> dict[str, str | None]:
+) -> dict[str, Any]:
     """Return the files for the workspace: one that is split, or one per split."""
     parts = {"train": train, "validation": validation, "test": test}
     given = [name for name, path in parts.items() if path is not None]
@@ -142,7 +147,13 @@ def _data_files(
         msg = f"name the examples with --data FILE, or a file per split (missing: {missing})"
         raise click.UsageError(msg)
     files = {"file": data} if data is not None else parts
-    return {name: str(path.resolve()) for name, path in files.items() if path is not None}
+    return {name: _place(path) for name, path in files.items() if path is not None}
+
+
+def _place(path: Path) -> str:
+    from tcompress.data import is_hub_name
+
+    return str(path if is_hub_name(path) else path.resolve())
 
 
 def _check(workspace: "Workspace", *, needs_labels: bool) -> None:

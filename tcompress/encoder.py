@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from . import families
 from .anatomy import Anatomy
 from .attention import replace_attention_
-from .data import Examples
+from .data import Examples, label_index
 from .digests import document_digest, file_digest
 from .embedder import Embedder, EmbedderSpec, dense_weights, embedder_files, is_embedder
 from .errors import DataError, DeviceError, ModelError
@@ -212,10 +212,7 @@ def _weight_files(model: nn.Module) -> dict[str, str]:
 
 
 def label_indices(labels: tuple[str, ...], examples: Examples) -> Tensor:
-    """Map the examples' label names to the model's classes, by name.
-
-    Where the model only has placeholder names (`LABEL_0`, ...), the data's `0`, `1`, ... mean
-    those.
+    """Map the examples' label names to the model's classes, by name; see `label_index`.
 
     Args:
         labels: The model's class names.
@@ -230,16 +227,7 @@ def label_indices(labels: tuple[str, ...], examples: Examples) -> Tensor:
     if examples.labels is None:
         msg = f"{examples.origin}: no labels in it; name their column with --label-column"
         raise DataError(msg)
-    index = {name: i for i, name in enumerate(labels)}
-    if all(name == f"LABEL_{i}" for i, name in enumerate(labels)):
-        index |= {str(i): i for i in range(len(labels))}
-    unknown = sorted(set(examples.labels) - set(index))
-    if unknown:
-        msg = (
-            f"{examples.origin}: label {unknown[0]!r} is not known to the model, "
-            f"whose labels are: {', '.join(labels)}"
-        )
-        raise DataError(msg)
+    index = label_index(labels, examples.labels, examples.origin)
     return torch.tensor([index[name] for name in examples.labels], dtype=torch.int64)
 
 

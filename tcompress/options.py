@@ -1,7 +1,7 @@
 """Options that several commands share, as decorators."""
 
 import functools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +17,38 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True, "max_con
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 RATIO = click.FloatRange(0, 1)
+
+
+def _label_map(
+    ctx: click.Context, parameter: click.Parameter, value: str | None
+) -> dict[str, str] | None:
+    """Take apart pairs of the data's and the model's name of a label."""
+    if value is None:
+        return None
+    names: dict[str, str] = {}
+    for pair in value.split(","):
+        old, _, new = (part.strip() for part in pair.partition("="))
+        if not (old and new):
+            msg = f"{pair!r} is no pair data=model, such as 0=negative"
+            raise click.BadParameter(msg)
+        if old in names:
+            msg = f"{old!r} is renamed twice"
+            raise click.BadParameter(msg)
+        names[old] = new
+    return names
+
+
+def _names(
+    ctx: click.Context, parameter: click.Parameter, value: str | None
+) -> tuple[str, ...] | None:
+    """Take apart column names with commas between them."""
+    if value is None:
+        return None
+    names = tuple(name.strip() for name in value.split(","))
+    if not all(names) or len(set(names)) != len(names):
+        msg = f"{value!r} must name each column once, with commas between them"
+        raise click.BadParameter(msg)
+    return names
 
 
 @dataclass(frozen=True)
@@ -60,6 +92,10 @@ class DataOptions:
         label_column: Column of the label, likewise.
         slice_columns: Columns to tell accuracy apart by, likewise; None for a command that does
             not judge and needs none.
+        label_separator: What stands between labels, or None for the workspace's.
+        label_columns: Columns of 0 and 1, likewise.
+        label_map: The model's label names by the data's, likewise.
+        stride: Tokens that neighbouring windows of a context share, likewise.
     """
 
     data: Path | None
@@ -67,6 +103,16 @@ class DataOptions:
     text_pair_column: str | None
     label_column: str | None
     slice_columns: tuple[str, ...] | None = None
+    label_separator: str | None = None
+    label_columns: tuple[str, ...] | None = None
+    label_map: Mapping[str, str] | None = None
+    stride: int | None = None
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """What was typed about reading the data, by the names that the workspace has for it."""
+        names = ("text_column", "text_pair_column", "label_column", *LABEL_AND_WINDOW)
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 demo_option = click.option(
@@ -85,15 +131,42 @@ slice_option = click.option(
     help="Column by whose values accuracy is also told apart; may be given several times.",
 )
 
+LABEL_AND_WINDOW: dict[str, Callable[..., Any]] = {
+    "label_separator": click.option(
+        "--label-separator", help="What stands between the labels of an example that has several."
+    ),
+    "label_columns": click.option(
+        "--label-columns",
+        callback=_names,
+        metavar="A,B,...",
+        help="Columns of 0 and 1, one for each label.",
+    ),
+    "label_map": click.option(
+        "--label-map",
+        callback=_label_map,
+        metavar="DATA=MODEL,...",
+        help="The model's names for the data's labels.",
+    ),
+    "stride": click.option(
+        "--stride",
+        type=click.IntRange(min=0),
+        help="Tokens that windows of a long context share; 128 where nothing says so.",
+    ),
+}
+
 _DATA: dict[str, Callable[..., Any]] = {
     "data": click.option(
         "--data",
         type=FILE,
-        help="Examples to use (CSV, TSV, JSONL, Parquet, NPZ, safetensors); else the workspace's.",
+        help="Examples to use: CSV, TSV, JSON, JSONL, Parquet, CoNLL, NPZ, safetensors, or "
+        "hf:NAME; else the workspace's.",
     ),
-    "text_column": click.option("--text-column", help="Column of the text."),
-    "text_pair_column": click.option("--text-pair-column", help="Column of the second text."),
-    "label_column": click.option("--label-column", help="Column of the label."),
+    "text_column": click.option("--text-column", help="Column of the text, or of its words."),
+    "text_pair_column": click.option(
+        "--text-pair-column", help="Column of the second text, or of a question's context."
+    ),
+    "label_column": click.option("--label-column", help="Column of the label, tags or answers."),
+    **LABEL_AND_WINDOW,
 }
 
 
@@ -183,6 +256,15 @@ def data_options(function: Function) -> Function:
         function: The command.
     """
     return _gather(function, DataOptions, "data", _DATA)  # type: ignore[return-value]
+
+
+def reading_options(function: Function) -> Function:
+    """Add the options about labels and windows that `init` keeps; the command gets `reading`.
+
+    Args:
+        function: The command.
+    """
+    return _gather(function, dict, "reading", LABEL_AND_WINDOW)  # type: ignore[return-value]
 
 
 def judged_data_options(function: Function) -> Function:

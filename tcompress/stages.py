@@ -1,7 +1,7 @@
 """What every stage does around its own work: find inputs, name outputs, know what is done."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ from .artifact import (
     writing_artifact,
 )
 from .console import Console
-from .data import Columns, Examples, read_examples
+from .data import Columns, Examples, is_hub_name, read_examples
 from .encoder import Encoder
 from .errors import ArtifactError, DataError, RequestError, WorkspaceError
 from .loading import load_encoder
 from .options import Common, DataOptions, StageOptions
 from .preprocessing import Encoded, Preprocessor
-from .workspace import Workspace, find_workspace, made_from, reference_to, source_of
+from .workspace import DataConfig, Workspace, find_workspace, made_from, reference_to, source_of
 
 
 def optional_workspace(common: Common, *, needed: bool) -> Workspace | None:
@@ -107,52 +107,54 @@ class DataSource:
     workspace: Workspace | None
     options: DataOptions
 
-    def examples(self, split: str) -> Examples:
+    def examples(
+        self,
+        split: str,
+        limit: int | None = None,
+        seed: int = 0,
+        avoid: frozenset[str] = frozenset(),
+    ) -> Examples:
         """Return the examples that a command works on.
 
         Args:
             split: `train`, `validation` or `test`: which of the workspace's splits to use where
                 `--data` names no file.
+            limit: How many at most, drawn while they are read; None for all.
+            seed: Seed of the draw.
+            avoid: Content digests of examples of `--data` to leave out.
 
         Raises:
             RequestError: If there is neither a workspace nor `--data`.
+            DataError: If the file is bad, or has no label column where one was named.
         """
-        named = (self.options.text_column, self.options.text_pair_column)
-        label = self.options.label_column
-        if self.options.data is None:
-            if any((*named, label)):
+        data, label = self.options.data, self.options.label_column
+        if data is None:
+            if self.options.reading:
                 msg = "the column options go with --data; the workspace's are in tcompress.toml"
                 raise RequestError(msg)
-            return self.workspace_split(split)
-        typed_slices = self.options.slice_columns
-        usual = Columns() if self.workspace is None else self.workspace.config.data.columns
-        columns = Columns(
-            text=self.options.text_column or usual.text,
-            text_pair=self.options.text_pair_column or usual.text_pair,
-            label=self.options.label_column or usual.label,
-            slices=() if typed_slices is None else typed_slices or usual.slices,
-        )
-        examples = read_examples(self.options.data, columns)
-        if label is not None and examples.labels is None:
-            msg = f"{self.options.data}: no column {label!r}"
+            return self.workspace_split(split, limit, seed)
+        place = str(data) if is_hub_name(data) else data
+        examples = read_examples(place, self._columns(), limit, seed, avoid)
+        if label is not None and not examples.labelled:
+            msg = f"{data}: no column {label!r}"
             raise DataError(msg)
         return examples
 
-    def training_examples(self) -> Examples:
+    def training_examples(self, limit: int | None = None, seed: int = 0) -> Examples:
         """Return the examples to fit and calibrate on; none of them is used to select or judge.
+
+        Args:
+            limit: How many at most, drawn while they are read; None for all.
+            seed: Seed of the draw.
 
         Raises:
             DataError: If nothing is left.
         """
-        examples = self.examples("train")
         if self.options.data is None or self.workspace is None:
-            return examples
+            return self.examples("train", limit, seed)
         splits = self.workspace.splits()
-        left = examples.without(splits.validation).without(splits.test)
-        if len(left) == 0:
-            msg = f"{examples.origin}: all its examples belong to the validation or test split"
-            raise DataError(msg)
-        return left
+        later = frozenset((*splits.validation.content_digests, *splits.test.content_digests))
+        return self.examples("train", limit, seed, later)
 
     def held_out_examples(self) -> Examples:
         """Return the examples to judge by; none of them was fitted or selected on.
@@ -173,11 +175,13 @@ class DataSource:
             raise DataError(msg)
         return examples
 
-    def workspace_split(self, split: str) -> Examples:
+    def workspace_split(self, split: str, limit: int | None = None, seed: int = 0) -> Examples:
         """Return a split of the workspace.
 
         Args:
             split: `train`, `validation` or `test`.
+            limit: How many at most, drawn while they are read; None for all.
+            seed: Seed of the draw.
 
         Raises:
             RequestError: If there is no workspace.
@@ -187,8 +191,22 @@ class DataSource:
             raise RequestError(msg)
         typed = self.options.slice_columns
         source = self.workspace.with_slices(typed) if typed else self.workspace
+        if limit is not None:
+            return source.sample(split, limit, seed)
         examples: Examples = getattr(source.splits(), split)
         return examples
+
+    def _columns(self) -> Columns:
+        """Return the workspace's columns, with what was typed in their place."""
+        usual = DataConfig() if self.workspace is None else self.workspace.config.data
+        named = self.options.reading
+        if named.keys() & {"label_column", "label_separator"}:
+            usual = replace(usual, label_columns=())
+        if "label_columns" in named:
+            usual = replace(usual, label_separator=None)
+        typed = self.options.slice_columns
+        slices = () if typed is None else typed or usual.slice_columns
+        return replace(usual, **(named | {"slice_columns": slices, "group_column": None})).columns
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import os
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
@@ -18,7 +18,15 @@ from .artifact import (
     is_artifact,
     write_text_atomically,
 )
-from .data import Columns, Examples, read_examples, split_examples
+from .data import (
+    STRIDE,
+    Columns,
+    Examples,
+    is_hub_name,
+    read_digests,
+    read_examples,
+    split_examples,
+)
 from .encoder import model_digest
 from .errors import DataError, WorkspaceError
 
@@ -45,6 +53,10 @@ class DataConfig:
         validation_fraction: Part of `file` for validation.
         test_fraction: Part of `file` for test.
         split_seed: Seed of the split.
+        label_separator: What stands between the labels of one example, or None for one label.
+        label_columns: Columns of 0 and 1, one per label, in place of `label_column`.
+        label_map: The model's label names by the data's.
+        stride: Tokens that neighbouring windows of a long context share.
     """
 
     file: str | None = None
@@ -59,16 +71,24 @@ class DataConfig:
     validation_fraction: float = 0.2
     test_fraction: float = 0.3
     split_seed: int = 0
+    label_separator: str | None = None
+    label_columns: tuple[str, ...] = ()
+    label_map: dict[str, str] = field(default_factory=dict)
+    stride: int = STRIDE
 
     @property
     def columns(self) -> Columns:
-        """The column names."""
+        """The column names and how to read them."""
         return Columns(
             self.text_column,
             self.text_pair_column,
             self.label_column,
             self.group_column,
             self.slice_columns,
+            self.label_separator,
+            self.label_columns,
+            self.label_map,
+            self.stride,
         )
 
 
@@ -251,10 +271,34 @@ class Workspace:
             self._splits.append(_disjoint(*self._read_splits()))
         return self._splits[0]
 
+    def sample(self, split: str, limit: int, seed: int) -> Examples:
+        """Draw from a split; of splits with files of their own no more than that is held.
+
+        Args:
+            split: `train`, `validation` or `test`.
+            limit: How many examples at most.
+            seed: Seed of the draw.
+
+        Raises:
+            DataError: If a file is missing or bad, or a split ends up empty.
+        """
+        data = self.config.data
+        if data.file is not None:
+            whole: Examples = getattr(self.splits(), split)
+            return whole.sample(limit, seed)
+        later = {"train": ("validation", "test"), "validation": ("test",), "test": ()}[split]
+        avoid = frozenset[str]().union(
+            *(read_digests(self._place(getattr(data, name)), data.columns) for name in later)
+        )
+        return read_examples(self._place(getattr(data, split)), data.columns, limit, seed, avoid)
+
+    def _place(self, name: str) -> Path | str:
+        return name if is_hub_name(name) else self.directory / name
+
     def _read_splits(self) -> tuple[Examples, Examples, Examples]:
         data = self.config.data
         if data.file is not None:
-            examples = read_examples(self.directory / data.file, data.columns)
+            examples = read_examples(self._place(data.file), data.columns)
             return split_examples(
                 examples,
                 validation=data.validation_fraction,
@@ -262,7 +306,7 @@ class Workspace:
                 seed=data.split_seed,
             )
         train, validation, test = (
-            read_examples(self.directory / name, data.columns)
+            read_examples(self._place(name), data.columns)
             for name in (data.train, data.validation, data.test)
             if name is not None
         )
@@ -364,7 +408,7 @@ def _config_from(document: dict[str, Any]) -> WorkspaceConfig:
     document.pop("gate", None)  # read by the gate alone
     _check_keys("[data]", data, DataConfig)
     _check_keys("the file", document, WorkspaceConfig)
-    _check_slices(data)
+    _check_data(data)
     config = WorkspaceConfig(data=DataConfig(**data), **document)
     has_all = all((config.data.train, config.data.validation, config.data.test))
     if (config.data.file is None) != has_all:
@@ -373,12 +417,25 @@ def _config_from(document: dict[str, Any]) -> WorkspaceConfig:
     return config
 
 
-def _check_slices(data: dict[str, Any]) -> None:
-    columns = data.setdefault("slice_columns", [])
-    if not isinstance(columns, list) or not all(isinstance(name, str) for name in columns):
-        msg = f"slice_columns must be a list of column names, got {columns!r}"
+def _check_data(data: dict[str, Any]) -> None:
+    """Check what is no plain string or number, and make tuples of lists."""
+    for key in ("slice_columns", "label_columns"):
+        columns = data.setdefault(key, [])
+        if not isinstance(columns, list) or not _are_strings(columns):
+            msg = f"{key} must be a list of column names, got {columns!r}"
+            raise ValueError(msg)
+        data[key] = tuple(columns)
+    names = data.setdefault("label_map", {})
+    if not isinstance(names, dict) or not _are_strings(names.values()):
+        msg = f"label_map must be a table of the model's names by the data's, got {names!r}"
         raise ValueError(msg)
-    data["slice_columns"] = tuple(columns)
+    if not isinstance(stride := data.get("stride", STRIDE), int) or stride < 0:
+        msg = f"stride must be a number of tokens, got {stride!r}"
+        raise ValueError(msg)
+
+
+def _are_strings(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
 def _check_keys(where: str, table: dict[str, Any], kind: type) -> None:
@@ -390,5 +447,5 @@ def _check_keys(where: str, table: dict[str, Any], kind: type) -> None:
 
 def _without_none(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _without_none(v) for k, v in value.items() if v is not None}
+        return {k: _without_none(v) for k, v in value.items() if v is not None and v != {}}
     return value

@@ -100,6 +100,12 @@ class Examples:
         return self.take(np.sort(order))
 
     @property
+    def labelled(self) -> bool:
+        """Whether the right answers are known."""
+        truths = (self.labels, self.label_sets, self.tags, self.answers)
+        return any(truth is not None for truth in truths)
+
+    @property
     def label_names(self) -> frozenset[str]:
         """Every label or tag that occurs."""
         nested = (*(self.label_sets or ()), *(self.tags or ()))

@@ -47,7 +47,7 @@ def read_examples(
     parts = (part.avoiding(avoid) for part in _parts(path, columns))
     examples = _all_of(parts) if limit is None else _sample_of(parts, limit, seed)
     if examples is None or len(examples) == 0:
-        left = " but those of a later split" if avoid else ""
+        left = " that do not belong to a later split" if avoid else ""
         msg = f"{path}: no examples in it{left}"
         raise DataError(msg)
     return examples.renamed(columns.label_map) if columns.label_map else examples
