@@ -1,11 +1,17 @@
+import gzip
+import json
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from safetensors.numpy import save_file
 
-from tcompress.data import Columns, read_examples, split_examples
+from tcompress.data import Answer, Columns, Examples, read_examples, split_examples
 from tcompress.errors import DataError, WorkspaceError
 from tcompress.options import DataOptions
 from tcompress.stages import DataSource
@@ -35,7 +41,6 @@ def test_tables_are_read_as_text_whatever_they_look_like(
 
 
 def test_parquet_is_read(tmp_path: Path) -> None:
-    pd = pytest.importorskip("pandas")
     pytest.importorskip("pyarrow")
     pd.DataFrame({"text": ["a", "b"], "label": [1, 0]}).to_parquet(tmp_path / "d.parquet")
     assert read_examples(tmp_path / "d.parquet", Columns()).labels == ("1", "0")
@@ -196,3 +201,293 @@ def test_slices_of_named_data_are_those_asked_for(
     options = DataOptions(tmp_path / "d.csv", None, None, None, typed)
     examples = DataSource(Workspace.create(tmp_path, config), options).examples("test")
     assert set(examples.slices) == expected
+
+
+SQUAD = {
+    "data": [
+        {
+            "paragraphs": [
+                {
+                    "context": "the film was great",
+                    "qas": [
+                        {
+                            "id": "a",
+                            "question": "was it good",
+                            "answers": [{"text": "great", "answer_start": 13}],
+                        },
+                        {"id": "b", "question": "a plot", "answers": [], "is_impossible": True},
+                    ],
+                }
+            ]
+        }
+    ]
+}
+CONLL = "-DOCSTART- -X- O\n\nthe DT O\nfilm NN B-work\n\n\ngood\u00a0plot\tO\n"
+SENTENCES = (("the", "film"), ("good\u00a0plot",))
+TAGS = (("O", "B-work"), ("O",))
+
+
+def _lines(*records: dict[str, object]) -> str:
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+def _write(path: Path, content: str) -> Path:
+    data = content.encode()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        pytest.param("d.conll", CONLL, id="conll"),
+        pytest.param("d.bio", CONLL.replace("\n", "\r\n"), id="carriage returns"),
+        pytest.param("d.txt.gz", CONLL, id="compressed"),
+        pytest.param(
+            "d.jsonl",
+            _lines(*({"tokens": w, "ner_tags": t} for w, t in zip(SENTENCES, TAGS, strict=True))),
+            id="jsonl",
+        ),
+    ],
+)
+def test_words_are_read_with_their_tags(tmp_path: Path, name: str, content: str) -> None:
+    examples = read_examples(_write(tmp_path / name, content), Columns())
+    assert (examples.words, examples.tags, examples.texts) == (SENTENCES, TAGS, None)
+    assert examples.label_names == {"O", "B-work"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        pytest.param("d.json", json.dumps(SQUAD), id="squad"),
+        pytest.param(
+            "d.jsonl.gz",
+            _lines(
+                {
+                    "id": "a",
+                    "question": "was it good",
+                    "context": "the film was great",
+                    "answers": {"text": ["great"], "answer_start": [13]},
+                },
+                {
+                    "id": "b",
+                    "question": "a plot",
+                    "context": "the film was great",
+                    "answers": {"text": [], "answer_start": []},
+                },
+            ),
+            id="jsonl",
+        ),
+    ],
+)
+def test_questions_are_read_with_contexts_and_answers(
+    tmp_path: Path, name: str, content: str
+) -> None:
+    examples = read_examples(_write(tmp_path / name, content), Columns())
+    assert examples.ids == ("a", "b")
+    assert examples.texts == ("was it good", "a plot")
+    assert examples.text_pairs == ("the film was great",) * 2
+    assert examples.answers == ((Answer("great", 13),), ())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "columns"),
+    [
+        pytest.param(
+            "d.jsonl",
+            _lines({"text": "a", "label": ["x", "y"]}, {"text": "b", "label": []}),
+            Columns(),
+            id="lists",
+        ),
+        pytest.param(
+            "d.csv.gz",
+            "text,label\na,x; y\nb,\n",
+            Columns(label_separator=";"),
+            id="separator",
+        ),
+        pytest.param(
+            "d.csv", "text,x,y\na,1,1\nb,0,0\n", Columns(label_columns=("x", "y")), id="columns"
+        ),
+    ],
+)
+def test_an_example_may_have_several_labels_or_none(
+    tmp_path: Path, name: str, content: str, columns: Columns
+) -> None:
+    examples = read_examples(_write(tmp_path / name, content), columns)
+    assert examples.label_sets == (("x", "y"), ())
+    assert examples.labels is None
+    assert examples.take([1]).label_sets == ((),)
+
+
+def test_images_and_several_labels_are_carried_as_arrays(tmp_path: Path) -> None:
+    images = np.arange(2 * 3 * 4 * 4, dtype=np.uint8).reshape(2, 3, 4, 4)
+    np.savez(tmp_path / "d.npz", inputs=images, labels=np.array([[1, 0, 1], [0, 0, 0]]))
+    examples = read_examples(tmp_path / "d.npz", Columns())
+    assert examples.inputs is not None
+    assert np.array_equal(examples.inputs, images)
+    assert examples.label_sets == (("0", "2"), ())
+
+
+def test_numbers_are_labels_that_must_be_finite(tmp_path: Path) -> None:
+    path = _write(tmp_path / "d.csv", "text,label\na,1.5\nb,-2\nc,nan\n")
+    examples = read_examples(path, Columns())
+    assert examples.take([0, 1]).numbers.tolist() == [1.5, -2.0]
+    with pytest.raises(DataError, match="label of example '2' is 'nan', not a number"):
+        _ = examples.numbers
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "columns", "message"),
+    [
+        pytest.param("d.conll", "film O\nplot\n", {}, "line 2 has no tag: 'plot'", id="no tag"),
+        pytest.param(
+            "d.jsonl",
+            _lines({"tokens": ["a", "b"], "tags": ["O"]}),
+            {},
+            "column 'tags' has 1 tags for 2 words in row 1",
+            id="tags",
+        ),
+        pytest.param(
+            "d.json",
+            json.dumps(SQUAD).replace("13", "12"),
+            {},
+            "says 'great' at 12, where the context has ' grea' in row 1",
+            id="answer elsewhere",
+        ),
+        pytest.param("d.json", "{}", {}, "neither a list of records nor questions", id="json"),
+        pytest.param(
+            "d.csv",
+            "text,x\na,2\n",
+            {"label_columns": ("x",)},
+            "column 'x' has '2', and --label-columns hold 0 or 1 in row 1",
+            id="flags",
+        ),
+        pytest.param("d.jsonl", '{"text":"a"}\n[]\n', {}, "line 2 is no object", id="line"),
+    ],
+)
+def test_bad_values_are_named_with_their_place(
+    tmp_path: Path, name: str, content: str, columns: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DataError, match=f"{name}: .*{message}"):
+        read_examples(_write(tmp_path / name, content), Columns(**columns))
+
+
+def test_what_depends_on_the_truth_changes_the_digest_and_what_does_not_keeps_it(
+    tmp_path: Path,
+) -> None:
+    path = _write(tmp_path / "d.json", json.dumps(SQUAD))
+    whole = read_examples(path, Columns())
+    assert whole.take([0, 1]).digest == whole.digest
+    assert read_examples(path, Columns(stride=7)).digest != whole.digest
+    assert replace(whole, answers=((), ())).digest != whole.digest
+    assert replace(whole, answers=((), ())).content_digests == whole.content_digests
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "conll", "parquet"])
+def test_a_sample_of_a_large_file_is_drawn_while_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    path = tmp_path / f"d.{suffix}"
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+        pd.DataFrame({"text": [f"t{i}" for i in range(500)]}).to_parquet(path)
+    else:
+        lines = {"csv": "t{0}\n", "jsonl": '{{"text": "t{0}"}}\n', "conll": "t{0} O\n\n"}[suffix]
+        head = "text\n" if suffix == "csv" else ""
+        path.write_text(head + "".join(lines.format(i) for i in range(500)))
+    whole = read_examples(path, Columns())
+    assert read_examples(path, Columns(), limit=9, seed=4).digest == whole.sample(9, 4).digest
+    monkeypatch.setattr("tcompress.data.tables.CHUNK_ROWS", 20)
+    monkeypatch.setattr("tcompress.data.documents.CHUNK_ROWS", 20)
+    held = []
+    original = Examples.__init__
+
+    def counting(self: Examples, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        held.append(len(self))
+
+    monkeypatch.setattr(Examples, "__init__", counting)
+    avoid = frozenset(whole.content_digests[:100])
+    drawn = [read_examples(path, Columns(), 9, seed, avoid) for seed in range(40)]
+    assert max(held) == 29
+    rows = [[int(i) for i in sample.ids] for sample in drawn]
+    assert all(len(row) == 9 and row == sorted(row) and row[0] >= 100 for row in rows)
+    # the mean of 360 draws from 100 ... 499 has a standard error of 6
+    assert np.mean(rows) == pytest.approx(299.5, abs=25)
+    assert rows[0] == [*map(int, read_examples(path, Columns(), 9, 0, avoid).ids)]
+    assert len(read_examples(path, Columns())) == 500
+
+
+def test_a_workspaces_sample_never_meets_a_later_split(tmp_path: Path) -> None:
+    for name, texts in (("train", "abcdefgh"), ("validation", "ghij"), ("test", "aij")):
+        (tmp_path / f"{name}.csv").write_text("text,label\n" + "".join(f"{t},x\n" for t in texts))
+    data = DataConfig(**{name: f"{name}.csv" for name in ("train", "validation", "test")})
+    workspace = Workspace.create(tmp_path, WorkspaceConfig("model", data))
+    for split in ("train", "validation", "test"):
+        sample = workspace.sample(split, 3, seed=1)
+        assert sample.digest == getattr(workspace.splits(), split).sample(3, 1).digest
+
+
+def test_data_sets_are_read_by_name_with_class_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])}
+    )
+    rows = {"text": ["a", "b", "c"], "label": [1, 0, 1]}
+    (tmp_path / "set").mkdir()
+    for split in ("train", "test"):
+        table = datasets.Dataset.from_dict(rows, features=features)
+        table.to_parquet(tmp_path / "set" / f"{split}.parquet")
+    name = f"hf:{tmp_path / 'set'}"
+    examples = read_examples(f"{name}#test", Columns())
+    assert examples.labels == ("good", "bad", "good")
+    assert examples.texts == ("a", "b", "c")
+    with pytest.raises(DataError, match="has several splits; name one of train, test, as in hf:"):
+        read_examples(name, Columns())
+    with pytest.raises(DataError, match="has no split 'dev'; name one of train, test"):
+        read_examples(f"{name}#dev", Columns())
+
+
+def test_without_the_extra_a_data_set_names_the_line_that_installs_it(
+    tmp_path: Path, model_directories: Callable, tcompress: Callable, monkeypatch: Any
+) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    words = ("--data", "hf:glue/sst2#train", "--workspace", tmp_path)
+    result = tcompress("init", model_directories("bert"), *words)
+    assert result.exit_code == 6, result.output
+    assert 'pip install "tcompress[datasets]"' in result.stderr
+
+
+def test_numbers_for_named_labels_are_refused_until_they_are_mapped(
+    tmp_path: Path, reviews_file: Path, model_directories: Callable, tcompress: Callable
+) -> None:
+    text = reviews_file.read_text().replace(",good", ",1").replace(",bad", ",0")
+    (tmp_path / "d.csv").write_text(text)
+    words = ("init", model_directories("bert"), "--data", tmp_path / "d.csv")
+    refused = tcompress(*words, "--workspace", tmp_path)
+    assert refused.exit_code == 5
+    assert "labels are numbers (0, 1), the model's are named (bad, good)" in refused.stderr
+    assert "--label-map 0=bad,1=good" in refused.stderr
+    typed = tcompress(*words, "--workspace", tmp_path, "--label-map", "0=bad,1")
+    assert typed.exit_code == 2
+    assert "'1' is no pair data=model" in typed.stderr
+    mapped = tcompress(*words, "--workspace", tmp_path, "--label-map", "0=bad, 1=good")
+    assert mapped.exit_code == 0, mapped.output
+    workspace = Workspace.open(tmp_path)
+    assert workspace.config.data.label_map == {"0": "bad", "1": "good"}
+    original = Workspace.create(
+        tmp_path / "o", WorkspaceConfig("m", DataConfig(file=str(reviews_file)))
+    )
+    assert workspace.splits().test.digest == original.splits().test.digest
+
+
+def test_a_separator_and_label_columns_are_refused_together(
+    tmp_path: Path, reviews_file: Path, model_directories: Callable, tcompress: Callable
+) -> None:
+    words = ("init", model_directories("bert"), "--data", reviews_file, "--workspace", tmp_path)
+    result = tcompress(*words, "--label-separator", ";", "--label-columns", "a,b")
+    assert result.exit_code == 2
+    assert "--label-columns and --label-separator exclude each other" in result.stderr
