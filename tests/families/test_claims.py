@@ -13,14 +13,11 @@ from tcompress.compress.pruning import prune_
 from tcompress.encoder import Encoder, open_encoder
 from tcompress.export.exporting import write_export
 from tcompress.loading import load_encoder
-from tcompress.plan import CompressionPlan, LayerPlan, Precision
+from tcompress.plan import CompressionPlan, Precision
 from tcompress.preprocessing import Batch
 
 from .family_fixture import FamilyFixture
-
-# Each layer keeps other heads and neurons; the second loses its attention, the third its FFN.
-HEADS = ((0, 2, 3), (), (3,))
-NEURONS = (slice(None, None, 2), slice(5, 40), slice(0))
+from .plans import uneven
 
 
 @pytest.fixture
@@ -33,19 +30,7 @@ def batches(encoder: Encoder, family: FamilyFixture) -> list[Batch]:
 @pytest.fixture
 def plan(encoder: Encoder) -> CompressionPlan:
     """Uneven heads and neurons, with a sublayer of either kind dropped."""
-    return uneven(encoder, heads=True, neurons=True)
-
-
-def uneven(encoder: Encoder, *, heads: bool, neurons: bool) -> CompressionPlan:
-    dense = encoder.plan
-    layers = [
-        LayerPlan(
-            HEADS[index % 3] if heads else layer.heads,
-            layer.neurons[NEURONS[index % 3]] if neurons else layer.neurons,
-        )
-        for index, layer in enumerate(dense.layers)
-    ]
-    return CompressionPlan(tuple(layers), dense.source_heads, dense.source_neurons)
+    return uneven(encoder)
 
 
 def answers(encoder: Encoder, batches: list[Batch]) -> np.ndarray:
@@ -60,12 +45,12 @@ def test_pruned_equals_masked(
 
 @pytest.mark.cell("prune heads")
 def test_without_heads_equals_with_masked_heads(encoder: Encoder, batches: list[Batch]) -> None:
-    check_pruned_equals_masked(encoder, uneven(encoder, heads=True, neurons=False), batches)
+    check_pruned_equals_masked(encoder, uneven(encoder, neurons=False), batches)
 
 
 @pytest.mark.cell("prune neurons")
 def test_without_neurons_equals_with_masked_neurons(encoder: Encoder, batches: list[Batch]) -> None:
-    check_pruned_equals_masked(encoder, uneven(encoder, heads=False, neurons=True), batches)
+    check_pruned_equals_masked(encoder, uneven(encoder, heads=False), batches)
 
 
 def check_pruned_equals_masked(
