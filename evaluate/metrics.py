@@ -1,14 +1,13 @@
-"""Metrics of a task; all are better when higher.
+"""Metrics of a classifier; all are better when higher.
 
-Those of a classifier are functions of its confusion counts and take a stack of them, so that a
-bootstrap computes them for all of its samples at once. Those of other tasks take the values.
+They are functions of its confusion counts and take a stack of them, so that a bootstrap computes
+them for all of its samples at once. Those of other tasks are in `scored`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 Counts = NDArray[np.float64]
 """Confusion counts, `(..., classes, answers)`: true classes by answers, the classes first.
@@ -114,56 +113,6 @@ CLASSIFICATION: dict[str, Metric] = {
     "mcc": mcc,
 }
 """Metrics of a classifier by name."""
-
-
-def pearson(truth: ArrayLike, found: ArrayLike) -> float:
-    """Return the linear correlation of two series, `(examples,)`; NaN if one is constant.
-
-    Args:
-        truth: Right values.
-        found: Answers.
-    """
-    pair = np.asarray(truth, dtype=np.float64), np.asarray(found, dtype=np.float64)
-    if any(np.ptp(series) == 0 for series in pair):
-        return float("nan")
-    return float(stats.pearsonr(*pair).statistic)
-
-
-def spearman(truth: ArrayLike, found: ArrayLike) -> float:
-    """Return the correlation of the ranks of two series, `(examples,)`; NaN if one is constant.
-
-    Args:
-        truth: Right values.
-        found: Answers.
-    """
-    return pearson(*(stats.rankdata(np.asarray(series)) for series in (truth, found)))
-
-
-def ndcg(relevance: ArrayLike, scores: ArrayLike, k: int | None = None) -> Values:
-    """Return the normalised discounted cumulative gain of each query, `(queries,)`.
-
-    A query without a relevant document has 0.
-
-    Args:
-        relevance: How relevant each document is, `(queries, documents)`, not negative.
-        scores: How the model scored it, `(queries, documents)`.
-        k: Ranks that count; None for all.
-    """
-    from sklearn.metrics import ndcg_score
-
-    pairs = zip(np.asarray(relevance), np.asarray(scores), strict=True)
-    return np.array([ndcg_score([right], [given], k=k) for right, given in pairs])
-
-
-def exact_match(truth: Sequence[Sequence[str]], found: Sequence[Sequence[str]]) -> Values:
-    """Return for each example 1 if all of its answers are right, else 0, `(examples,)`.
-
-    Args:
-        truth: Right answers of each example, such as the tags of its tokens.
-        found: Answers.
-    """
-    pairs = zip(truth, found, strict=True)
-    return np.array([float(list(right) == list(given)) for right, given in pairs])
 
 
 def _hits(counts: Counts) -> Values:

@@ -72,7 +72,7 @@ def metric_drop(
     """
     cells = _Cells.of(sides, groups)
     before, after = (table.sum(0).reshape(cells.shape) for table in cells.scaled())
-    drop = partial(_drop, relative=relative)
+    drop = partial(drop_between, relative=relative)
 
     def statistic(counts: Values) -> Values:
         # counts: (samples, units), tables: (units, classes * answers)
@@ -221,7 +221,14 @@ def _column(truth: NDArray[np.int64], found: NDArray[np.int64], classes: int) ->
     return truth * (classes + 1) + np.where(found < 0, classes, found)
 
 
-def _drop(before: Values, after: Values, relative: bool) -> Values:
+def drop_between(before: Values, after: Values, relative: bool) -> Values:
+    """Return how far a metric dropped, `(...)`.
+
+    Args:
+        before: The baseline's values, `(...)`.
+        after: The candidate's values, `(...)`.
+        relative: Whether as a part of the baseline's; NaN where that is not above 0.
+    """
     if not relative:
         return before - after
     # A baseline without merit has no part that could be kept.
