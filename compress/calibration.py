@@ -34,7 +34,7 @@ def known_scores(run: StageRun, criterion: str, max_examples: int) -> HeadScores
         return None  # by another version, or damaged: scored again
     calibration = {}
     if scores.criterion.needs_data:
-        calibration["digest"] = run.data.training_examples().sample(max_examples, run.seed).digest
+        calibration["digest"] = run.data.training_examples(max_examples, run.seed).digest
     same = scores.calibration.get("digest") == calibration.get("digest")
     same &= scores.calibration.get("seed", run.seed) == run.seed
     if not same or scores.criterion != criterion or model != reference_to(run.directory).digest:
@@ -86,7 +86,7 @@ def rank_on_examples(
     settings = Settings(seed=seed)
     if not any(kind.needs_data for kind in kinds):
         return rank_units(encoder, kinds, settings=settings)
-    examples = source.training_examples().sample(max_examples, seed)
+    examples = source.training_examples(max_examples, seed)
     encoded = encode_with_warning(encoder.preprocessor, examples, console)
     labels = None if examples.labels is None else label_indices(encoder.labels, examples)
     others = f" and {len(kinds) - 1} more" if len(kinds) > 1 else ""

@@ -88,7 +88,7 @@ class Selection:
             run: The stage.
             encoder: The encoder that it changes.
         """
-        examples = run.data.workspace_split("validation").sample(_SELECTION_EXAMPLES, 0)
+        examples = run.data.workspace_split("validation", _SELECTION_EXAMPLES, 0)
         labels = None if examples.labels is None else label_indices(encoder.labels, examples)
         return cls(run.encode(encoder, examples), labels)
 

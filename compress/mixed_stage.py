@@ -85,7 +85,7 @@ class MixedStage:
 
     @cached_property
     def _examples(self) -> Examples:
-        return self.run.data.training_examples().sample(self.max_examples, self.run.seed)
+        return self.run.data.training_examples(self.max_examples, self.run.seed)
 
     def _work(self, encoder: Encoder) -> dict[str, Any]:
         self.serving.check_tokens(encoder)

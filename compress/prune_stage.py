@@ -87,7 +87,7 @@ class PruneStage:
 
     @cached_property
     def _examples(self) -> Examples:
-        return self.run.data.training_examples().sample(self.recipe.max_examples, self.recipe.seed)
+        return self.run.data.training_examples(self.recipe.max_examples, self.recipe.seed)
 
     def _importance(self, encoder: Encoder) -> tuple[HeadScores, Surgeon | None]:
         recipe, run = self.recipe, self.run

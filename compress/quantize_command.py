@@ -141,7 +141,7 @@ def _calibrated(run: "StageRun", count: int) -> "Artifact":
             "`tcompress init MODEL --data FILE`"
         )
         raise RequestError(msg)
-    drawn = run.data.training_examples().sample(2 * count, run.seed)
+    drawn = run.data.training_examples(2 * count, run.seed)
     examples = drawn.sample(len(drawn) // 2, run.seed)
     held_out = drawn.without(examples)
 

@@ -166,7 +166,7 @@ def _real_examples(run: "StageRun", encoder: "Encoder") -> "tuple[Batch, ...]":
     if workspace is None:
         return ()
     try:
-        examples = workspace.splits().validation.sample(_REAL_EXAMPLES, run.seed)
+        examples = workspace.sample("validation", _REAL_EXAMPLES, run.seed)
         return tuple(batch for _, batch in encoder.preprocessor.encode(examples).batches(16))
     except DataError as error:
         run.console.warn(f"parity is checked on random inputs only: {error}")
@@ -182,7 +182,7 @@ def _calibration_examples(run: "StageRun", *, needed: bool) -> "Examples | None"
     from tcompress.errors import RequestError
 
     if needed:
-        return run.data.training_examples().sample(_CALIBRATION_EXAMPLES, run.seed)
+        return run.data.training_examples(_CALIBRATION_EXAMPLES, run.seed)
     if run.data.options.data is not None:
         msg = (
             "--data is what int8 is calibrated on, in OpenVINO models and with --activations "

@@ -13,6 +13,8 @@ import numpy.typing as npt
 from ..errors import DataError
 
 STRIDE = 128
+SMALL = 20_000
+"""Up to so many examples are held to draw from them; of more, a sample is drawn in passing."""
 
 
 class Answer(NamedTuple):
@@ -96,8 +98,10 @@ class Examples:
         """
         if count >= len(self):
             return self
-        order = np.random.default_rng(seed).permutation(len(self))[:count]
-        return self.take(np.sort(order))
+        rng = np.random.default_rng(seed)
+        if len(self) > SMALL:
+            return self.take(smallest(rng.random(len(self)), count))
+        return self.take(np.sort(rng.permutation(len(self))[:count]))
 
     @property
     def labelled(self) -> bool:
@@ -204,6 +208,18 @@ class Examples:
         if self.mask is not None:
             digest.update(np.ascontiguousarray(self.mask[i]).tobytes())
         return digest.hexdigest()
+
+
+def smallest(keys: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.int64]:
+    """Return the positions of the smallest keys, ascending.
+
+    With random keys that is a draw without replacement which can go on when more keys come.
+
+    Args:
+        keys: One per example.
+        count: How many, at least 1 and fewer than there are keys.
+    """
+    return np.sort(np.argpartition(keys, count)[:count])
 
 
 def join_examples(parts: Sequence[Examples]) -> Examples:

@@ -1,7 +1,6 @@
 """Reading examples from a file, all of them or a sample."""
 
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ import numpy as np
 from ..errors import DataError
 from .columns import Columns
 from .documents import CONLL_SUFFIXES, read_conll, read_json
-from .examples import Examples, join_examples
+from .examples import SMALL, Examples, join_examples, smallest
 from .hub import is_hub_name, read_hub
 from .rows import examples_of
 from .tables import TABLE_SUFFIXES, read_frames
@@ -27,9 +26,9 @@ def read_examples(
 ) -> Examples:
     """Read examples; the file's suffix tells the format.
 
-    Of a table or CoNLL file, a sample of `limit` examples is drawn while it is read, so that no
-    more than the sample and one chunk of rows are held. A file of one chunk gives
-    `Examples.sample`.
+    Of a table or CoNLL file, the sample of `limit` examples is drawn while it is read, and no more
+    is held than the sample, or `SMALL` examples, and a chunk of rows. It is what `Examples.sample`
+    draws from the whole file.
 
     Args:
         path: CSV, TSV, JSONL or Parquet; a JSON list or SQuAD's JSON; CoNLL columns; NPZ or
@@ -97,18 +96,17 @@ def _all_of(parts: Iterable[Examples]) -> Examples | None:
     return join_examples(held) if held else None
 
 
-def _sample_of(parts: Iterator[Examples], limit: int, seed: int) -> Examples | None:
-    first = list(islice(parts, 2))
-    if len(first) < 2:
-        return first[0].sample(limit, seed) if first else None
-    # The smallest of random keys, one per example, are a draw without replacement.
+def _sample_of(parts: Iterable[Examples], limit: int, seed: int) -> Examples | None:
+    """Draw what `Examples.sample` draws from all parts, holding no more than it needs."""
     rng = np.random.default_rng(seed)
     keys = np.empty(0)
-    sample: Examples | None = None
-    for part in (*first, *parts):
+    held: Examples | None = None
+    seen = 0
+    for part in filter(len, parts):
         keys = np.concatenate([keys, rng.random(len(part))])
-        sample = part if sample is None else join_examples([sample, part])
-        if len(sample) > limit:
-            kept = np.sort(np.argpartition(keys, limit)[:limit])
-            sample, keys = sample.take(kept), keys[kept]
-    return sample
+        held = part if held is None else join_examples([held, part])
+        seen += len(part)
+        if seen > SMALL and len(held) > limit:
+            kept = smallest(keys, limit)
+            held, keys = held.take(kept), keys[kept]
+    return held.sample(limit, seed) if held is not None and seen <= SMALL else held
