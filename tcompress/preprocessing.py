@@ -330,7 +330,7 @@ def open_preprocessor(
     vocab_size: int,
     token_types: bool,
     pairs: bool = True,
-    unit: Unit = Unit.EXAMPLE,
+    unit: Unit | str = Unit.EXAMPLE,
 ) -> Preprocessor:
     """Open the preprocessing of a model directory.
 
@@ -363,7 +363,7 @@ def open_preprocessor(
     available = tuple(tokenizer.model_input_names)
     wanted = ("input_ids", TOKEN_TYPES, "attention_mask")
     names = tuple(n for n in wanted if n in available and (token_types or n != TOKEN_TYPES))
-    return TextPreprocessor(tokenizer, names, int(min(limits)), vocab_size, pairs, unit)
+    return TextPreprocessor(tokenizer, names, int(min(limits)), vocab_size, pairs, Unit(unit))
 
 
 def _open_tokenizer(directory: Path) -> Any:

@@ -1,16 +1,20 @@
 import gzip
 import json
+import re
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pandas as pd
 import pytest
 from safetensors.numpy import save_file
 
+from tcompress.cli import cli
 from tcompress.data import Answer, Columns, Examples, read_examples, split_examples
 from tcompress.errors import DataError, WorkspaceError
 from tcompress.options import DataOptions
@@ -491,3 +495,26 @@ def test_a_separator_and_label_columns_are_refused_together(
     result = tcompress(*words, "--label-separator", ";", "--label-columns", "a,b")
     assert result.exit_code == 2
     assert "--label-columns and --label-separator exclude each other" in result.stderr
+
+
+DATA_PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+
+
+def test_the_page_about_data_tells_the_truth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, content in re.findall(r"^`([\w.]+)`\n\n```\w*\n(.*?)```", DATA_PAGE, re.M | re.S):
+        Path(name).write_text(content)
+    blocks = re.findall(r"^```python\n(.*?)```", DATA_PAGE, re.M | re.S)
+    assert len(blocks) == 6
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(block, names)
+
+
+@pytest.mark.parametrize("line", re.findall(r"^tcompress init (.*)$", DATA_PAGE, re.M))
+def test_the_page_about_data_shows_commands_that_are_understood(line: str) -> None:
+    command = cli.get_command(click.Context(cli), "init")
+    assert command is not None
+    assert command.make_context("init", shlex.split(line)).params["model"] == Path("my-bert")
