@@ -19,6 +19,7 @@ from tcompress.options import (
 )
 
 if TYPE_CHECKING:
+    from tcompress.data import Examples
     from tcompress.workspace import Workspace
 
 
@@ -158,12 +159,24 @@ def _place(path: Path) -> str:
 
 def _check(workspace: "Workspace", *, needs_labels: bool) -> None:
     """Open model and data once, so that mistakes show now and not an hour later."""
-    from tcompress.encoder import label_indices
     from tcompress.loading import load_encoder
 
     encoder = load_encoder(workspace.model_directory)
     splits = workspace.splits()
     for examples in (splits.train, splits.validation, splits.test):
         encoder.preprocessor.encode(examples.take(range(min(8, len(examples)))))
-        if examples.labels is not None or needs_labels:
-            label_indices(encoder.labels, examples)
+        if examples.labelled or needs_labels:
+            _check_labels(encoder.labels, examples)
+
+
+def _check_labels(labels: tuple[str, ...], examples: "Examples") -> None:
+    """Match the data's labels with the model's; one output is a number, none a vector."""
+    from tcompress.data import label_index
+    from tcompress.encoder import label_indices
+
+    if examples.label_sets is not None or examples.tags is not None:
+        label_index(labels, examples.label_names, examples.origin)
+    elif len(labels) == 1:
+        _ = examples.numbers  # raises
+    elif labels and examples.answers is None:
+        label_indices(labels, examples)

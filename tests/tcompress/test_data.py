@@ -518,3 +518,17 @@ def test_the_page_about_data_shows_commands_that_are_understood(line: str) -> No
     command = cli.get_command(click.Context(cli), "init")
     assert command is not None
     assert command.make_context("init", shlex.split(line)).params["model"] == Path("my-bert")
+
+
+def test_labels_of_every_form_are_matched_when_a_workspace_starts(
+    tmp_path: Path, model_directories: Callable, tcompress: Callable
+) -> None:
+    rows = [{"text": f"the film {i}", "label": ["good", "dull"][: i % 3]} for i in range(60)]
+    path = _write(tmp_path / "d.jsonl", _lines(*rows))
+    words = ("init", model_directories("bert"), "--data", path, "--workspace", tmp_path)
+    refused = tcompress(*words)
+    assert refused.exit_code == 5
+    assert "label 'dull' is not known to the model, whose labels are: bad, good" in refused.stderr
+    mapped = tcompress(*words, "--label-map", "dull=bad")
+    assert mapped.exit_code == 0, mapped.output
+    assert Workspace.open(tmp_path).splits().test.label_names == {"bad", "good"}
