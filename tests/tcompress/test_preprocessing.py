@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -6,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tokenizers import ByteLevelBPETokenizer
+from transformers import AutoTokenizer
 
 from tcompress.data import Answer, Examples
-from tcompress.errors import DataError
+from tcompress.errors import DataError, ModelError
 from tcompress.preprocessing import TextPreprocessor, Unit, open_preprocessor
 
 CONTEXT = "the film was great , but the plot was dull and it was not very good . " * 6
@@ -151,3 +154,25 @@ def test_data_of_another_task_are_refused(
 ) -> None:
     with pytest.raises(DataError, match=message):
         make(unit).encode(examples)
+
+
+def _byte_level(directory: Path, *, add_prefix_space: bool) -> TextPreprocessor:
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator([CONTEXT], 300, special_tokens=["<s>", "<pad>", "</s>", "<unk>"])
+    trained.save_model(str(directory))
+    config = {"tokenizer_class": "RobertaTokenizer", "add_prefix_space": add_prefix_space}
+    (directory / "tokenizer_config.json").write_text(json.dumps(config))
+    (directory / "config.json").write_text('{"model_type": "roberta"}')
+    tokenizer = AutoTokenizer.from_pretrained(str(directory), use_fast=True)
+    return TextPreprocessor(tokenizer, ("input_ids",), 40, 400, unit=Unit.WORD)
+
+
+def test_words_that_a_byte_level_tokenizer_would_run_together_are_refused(tmp_path: Path) -> None:
+    sentences = _sentences("the film was")
+    with pytest.raises(ModelError, match="save it again with add_prefix_space=True"):
+        _byte_level(tmp_path, add_prefix_space=False).encode(sentences)
+    preprocessor = _byte_level(tmp_path, add_prefix_space=True)
+    encoded = preprocessor.encode(sentences)
+    rows, _ = encoded.rows([0], encoded.collate([0])["input_ids"][..., None])
+    tokens = preprocessor.tokenizer.convert_ids_to_tokens(rows[:, 0].tolist())
+    assert [token[0] for token in tokens] == ["\u0120"] * 3
