@@ -6,12 +6,14 @@ VENV ?= .venv
 # The versions to install: constraints.txt or constraints-transformers4.txt.
 CONSTRAINTS ?= constraints.txt
 PYTEST_ARGS ?=
+# The Python of an environment with the other line of transformers.
+OTHER ?=
 
 override VENV := $(abspath $(VENV))
 BIN := $(VENV)/bin
 FOLDERS := tcompress compress export evaluate
 
-.PHONY: demo install lint typecheck test wheel
+.PHONY: demo install install-transformers4 lint typecheck test test-line support wheel
 
 # The main job on the embedded default: installs what it needs and runs everything in demo/.
 demo:
@@ -23,6 +25,11 @@ demo:
 install:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -c $(CONSTRAINTS) -e '.[dev]'
+
+# transformers 4, and optimum-onnx, which needs it: whether its ORTModel answers as tcompress does.
+install-transformers4: CONSTRAINTS = constraints-transformers4.txt
+install-transformers4: install
+	$(BIN)/python -m pip install -c $(CONSTRAINTS) optimum-onnx
 
 lint:
 	$(BIN)/ruff check .
@@ -39,6 +46,17 @@ typecheck:
 
 test:
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# What looks at transformers, in one environment; with OTHER, checkpoints cross both ways, too.
+test-line:
+	$(if $(OTHER),TCOMPRESS_OTHER_PYTHON=$(abspath $(OTHER))) $(BIN)/python -m pytest \
+		tests/families tests/tcompress/test_encoder.py tests/tcompress/test_embedder.py \
+		tests/tcompress/test_pruned_checkpoints.py tests/compress/test_pruning.py \
+		tests/compress/test_scoring.py tests/export/test_formats.py tests/export/test_interop.py \
+		$(PYTEST_ARGS)
+
+support:
+	$(BIN)/python benchmarks/support_table.py $(BIN)/python $(OTHER)
 
 wheel:
 	rm -rf build dist

@@ -46,11 +46,16 @@ def test_the_lines_in_the_readme_answer_a_text_without_tcompress(
 
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "electra"])
 def test_optimum_answers_as_tcompress_does(
-    precision: Precision, model_directories: Callable, uneven_plan: CompressionPlan, tmp_path: Path
+    kind: str,
+    precision: Precision,
+    model_directories: Callable,
+    uneven_plan: CompressionPlan,
+    tmp_path: Path,
 ) -> None:
     optimum = pytest.importorskip("optimum.onnxruntime", reason="needs pip install optimum-onnx")
-    encoder = load(model_directories("bert"))
+    encoder = load(model_directories(kind))
     prune_(encoder, uneven_plan.with_precision(precision))
     names = write_export(encoder, "onnx", tmp_path)["input_names"]
     model = optimum.ORTModelForSequenceClassification.from_pretrained(tmp_path)
