@@ -13,6 +13,7 @@ from scipy import special, stats
 
 from tcompress.errors import ModelError, RequestError
 
+from ..bootstrap import mean_bounds
 from ..metrics import CLASSIFICATION
 from ..noninferiority import (
     PairedCounts,
@@ -21,7 +22,7 @@ from ..noninferiority import (
     required_examples,
 )
 from ..relative_drop import retained_accuracy
-from .paired import mean_bounds, metric_drop
+from .paired import metric_drop
 from .sides import NO_ANSWER, Sides
 from .verdict import Check, Unit
 

@@ -3,7 +3,8 @@ import pytest
 from scipy import stats
 
 from tcompress.evaluate import metrics
-from tcompress.evaluate.gating.paired import bca_bounds, mean_bounds, metric_drop
+from tcompress.evaluate.bootstrap import bca_bounds, mean_bounds
+from tcompress.evaluate.gating.paired import metric_drop
 from tcompress.evaluate.gating.sides import Sides
 from tcompress.evaluate.noninferiority import damage_bounds
 

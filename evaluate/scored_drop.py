@@ -1,4 +1,4 @@
-"""The gate on metrics that follow from sums over examples; see `scored`.
+"""How far a metric dropped that follows from sums over examples; see `scored`.
 
 Whole examples, or whole groups of them, are drawn again. Where few answers changed, a bootstrap
 promises too much: what the exact bound of the changed part has beyond it is taken to be as wrong as
@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special, stats
 
-from ..metrics import Metric, Values
-from ..scored import Scored
-from ..statistics import Interval
-from .paired import MetricDrop, bca_bounds, drop_between
+from .bootstrap import MetricDrop, bca_bounds, drop_between
+from .metrics import Metric, Values
+from .scored import Scored
+from .statistics import Interval
 
 
 def scored_drop(

@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tcompress.evaluate.gating.scored_drop import scored_drop
 from tcompress.evaluate.scored import Scored, scored_label_sets, scored_numbers
+from tcompress.evaluate.scored_drop import scored_drop
 
 
 def label_sets(n: int, flips: float, seed: int, base_errors: float = 0.1) -> tuple[Scored, Scored]:
