@@ -1,5 +1,6 @@
 """Tests on both lines of transformers, each in an environment of its own: `pipx run nox`."""
 
+import shlex
 from pathlib import Path
 
 import nox
@@ -26,7 +27,7 @@ def _test(session: nox.Session, other: str) -> None:
     python = _home(session).parent / other / "bin" / "python"
     crossing = [f"OTHER={python}"] if python.exists() else []
     words = ["test-line", f"VENV={_home(session)}", *crossing]
-    session.run("make", *words, f"PYTEST_ARGS={' '.join(session.posargs)}", external=True)
+    session.run("make", *words, f"PYTEST_ARGS={shlex.join(session.posargs)}", external=True)
 
 
 def _home(session: nox.Session) -> Path:
