@@ -72,6 +72,11 @@ class Encoded:
         return np.repeat(self.owners, self._counts)
 
     @cached_property
+    def row_windows(self) -> Indices:
+        """The input that each row was cut from, `(rows,)`, ascending."""
+        return np.repeat(np.arange(len(self.lengths)), self._counts)
+
+    @cached_property
     def spans(self) -> Indices:
         """What each row stands for, `(rows, 2)`; see `parts`.
 

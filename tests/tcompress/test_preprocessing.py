@@ -97,6 +97,7 @@ def test_an_answer_maps_to_rows_in_every_window_that_holds_it_and_back(
                     assert encoded.answer_text(CONTEXT, first, last) == text
                     assert encoded.row_owners[first] == encoded.row_owners[last] == example
                     assert encoded.spans[first, 0] == start
+    assert (encoded.owners[encoded.row_windows] == encoded.row_owners).all()
     windows = int((encoded.owners == 1).sum())
     empty = encoded.answer_rows(1, None)
     assert len(empty) == windows
