@@ -69,5 +69,6 @@ def _freeze_(anatomy: Anatomy, freeze_layers: int) -> None:
     for module in modules:
         if module is not None:
             module.requires_grad_(False)
-    if isinstance(embedding.positions, nn.Parameter):
-        embedding.positions.requires_grad_(False)
+    for tensor in (embedding.positions, *embedding.prefix):
+        if isinstance(tensor, nn.Parameter):
+            tensor.requires_grad_(False)

@@ -100,7 +100,7 @@ def runtime_int8(module: PlainEncoder) -> PlainEncoder:
         embedding = made.embedding
         if isinstance(embedding.tokens, nn.Embedding):
             embedding.tokens.weight = _rounded(embedding.tokens.weight)
-        if embedding.positions is not None:
+        if embedding.positions is not None and embedding.fixed_tokens is None:
             embedding.positions = _rounded(cast("Tensor", embedding.positions)).data
     return made
 

@@ -59,8 +59,9 @@ def write_program(deployed: PlainEncoder, path: Path, inputs: tuple[Tensor, ...]
         inputs: Example inputs, with at least two examples of at least two tokens.
     """
     module = lowered(deployed, Int8Linear)
-    positions = deployed.embedding.max_tokens
-    shape = {0: Dim("batch"), 1: Dim("tokens", max=positions)}
+    shape = {0: Dim("batch")}
+    if deployed.embedding.fixed_tokens is None:
+        shape[1] = Dim("tokens", max=deployed.embedding.max_tokens)
     with _ignoring_export_noise(), torch.no_grad():
         program = torch.export.export(module, inputs, dynamic_shapes=((shape,) * len(inputs),))
         torch.export.save(program, str(path))

@@ -7,6 +7,7 @@ else works on `Anatomy`.
 from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -163,28 +164,48 @@ class LayerAnatomy:
 class EmbeddingAnatomy:
     """How inputs become the residual stream.
 
-    The stream is `norm(tokens[ids] + positions + token_types[types])`, then `projection`.
+    The stream is `norm(tokens[ids] + positions + token_types[types])`, then `projection`. Of
+    images and spectrograms a convolution makes patches; `prefix` stands before those, and there
+    are as many tokens as there are positions.
 
     Attributes:
         input_name: Name of the model's main input.
-        tokens: Token table, or the projection of feature inputs.
-        positions: Position table, `(positions, width)`, or None.
+        tokens: Token table, or the projection of feature inputs or patches.
+        positions: Position table, `(positions, width)` or `(1, positions, width)`, or None.
         position_padding_id: Where positions are counted over non-padding tokens and start
             behind this id (RoBERTa), that id; None where they simply count from 0.
         token_types: Token type table, or None.
         norm: Embedding norm, or None.
         projection: Projection to the hidden size, or None.
         limit: Longest input, where no position table says it.
+        prefix: Tokens that are the same for every input, each `(1, 1, width)`.
+        input_shape: Of one input, where `tokens` is a convolution: `(channels, height, width)`
+            or, of a spectrogram, `(frames, bins)`, over which it runs as `(1, bins, frames)`.
     """
 
     input_name: str
-    tokens: nn.Embedding | nn.Linear
+    tokens: nn.Embedding | nn.Linear | nn.Conv2d
     positions: Tensor | None
     position_padding_id: int | None = None
     token_types: nn.Embedding | None = None
     norm: nn.LayerNorm | None = None
     projection: nn.Linear | None = None
     limit: int | None = None
+    prefix: tuple[Tensor, ...] = ()
+    input_shape: tuple[int, ...] = ()
+
+    @property
+    def fixed_tokens(self) -> int | None:
+        """Tokens of every input; None where inputs differ in length."""
+        return self.max_tokens if self.input_shape else None
+
+    @property
+    def patches(self) -> dict[str, Any] | None:
+        """What `open_preprocessor` has to know of images and spectrograms, or None."""
+        if not self.input_shape:
+            return None
+        shape, tokens = list(self.input_shape), self.fixed_tokens
+        return {"input_name": self.input_name, "shape": shape, "tokens": tokens}
 
     @property
     def max_tokens(self) -> int | None:
@@ -192,7 +213,7 @@ class EmbeddingAnatomy:
         if self.positions is None:
             return self.limit
         offset = 0 if self.position_padding_id is None else self.position_padding_id + 1
-        return self.positions.shape[0] - offset
+        return self.positions.shape[-2] - offset
 
 
 @dataclass(frozen=True)
@@ -218,11 +239,13 @@ class HeadAnatomy:
         pooling: Which hidden states are read.
         stages: The steps in order; none where the hidden states themselves are the answer.
         normalize: Whether answers are scaled to length 1.
+        norm: Norm of what is read, before the first step, or None.
     """
 
     pooling: Pooling
     stages: tuple[HeadStage, ...]
     normalize: bool = False
+    norm: nn.LayerNorm | None = None
 
 
 @dataclass(frozen=True)

@@ -130,13 +130,13 @@ class Embedder(nn.Module):
         """Embed.
 
         Args:
-            inputs: The encoder's inputs by name, with `attention_mask`.
+            inputs: The encoder's inputs by name; `attention_mask` where it takes one.
 
         Returns:
             `(batch, width)`.
         """
         hidden = self.base(**inputs).last_hidden_state
-        x = pooled(self.spec.pooling, hidden, inputs["attention_mask"])
+        x = pooled(self.spec.pooling, hidden, inputs.get("attention_mask"))
         for linear, activation in zip(self.linears, self.activations, strict=True):
             x = activation(linear(x))
         return functional.normalize(x, dim=-1) if self.spec.normalize else x

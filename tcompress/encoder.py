@@ -19,6 +19,7 @@ from .data import Examples, label_index
 from .digests import document_digest, file_digest
 from .embedder import Embedder, EmbedderSpec, dense_weights, embedder_files, is_embedder
 from .errors import DataError, DeviceError, ModelError
+from .images import PROCESSOR_FILE
 from .plan import CompressionPlan
 from .preprocessing import TOKENIZER_FILES, Batch, Preprocessor, open_preprocessor
 from .pruned_checkpoints import plan_without, take_pruned_heads_
@@ -28,7 +29,7 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 # Weights of these parts that a model has no place for would be missed.
 _COMPUTING_PARTS = ("attention", "embedding")
-_CARRIED_FILES = (CONFIG_FILE, ARCHITECTURE_FILE, *TOKENIZER_FILES)
+_CARRIED_FILES = (CONFIG_FILE, ARCHITECTURE_FILE, *TOKENIZER_FILES, PROCESSOR_FILE)
 
 
 @dataclass
@@ -263,6 +264,7 @@ def open_encoder(directory: Path, plan: CompressionPlan | None = None) -> Encode
         max_positions=min((limit for limit in limits if limit is not None), default=None),
         vocab_size=tokens.num_embeddings if isinstance(tokens, nn.Embedding) else 0,
         token_types=anatomy.embedding.token_types is not None,
+        patches=anatomy.embedding.patches,
     )
     if plan is None:
         plan = CompressionPlan.dense(anatomy.head_counts, anatomy.neuron_counts)
@@ -327,9 +329,10 @@ def _build_embedder(directory: Path, config: Any) -> Embedder:
 
 
 def _build_classifier(directory: Path, config: Any) -> nn.Module:
-    from transformers import AutoModelForSequenceClassification
+    import transformers
 
-    model: nn.Module = _build(directory, config, AutoModelForSequenceClassification).float()
+    auto_class = getattr(transformers, families.classifier_of(config.model_type))
+    model: nn.Module = _build(directory, config, auto_class).float()
     return model
 
 

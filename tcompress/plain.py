@@ -22,6 +22,7 @@ from .transformer import Pooling, pooled
 
 HALVES = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
 """The precisions of 16 bits, as PyTorch calls them."""
+ATTENTION_MASK = "attention_mask"
 _ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     Activation.RELU: functional.relu,
     Activation.GELU: functional.gelu,
@@ -46,14 +47,18 @@ class PlainEmbedding(nn.Module):
         self.projection = anatomy.projection
         self.padding_id = anatomy.position_padding_id
         self.max_tokens = anatomy.max_tokens
+        self.fixed_tokens = anatomy.fixed_tokens
+        self.input_shape = anatomy.input_shape
         positions = None if anatomy.positions is None else anatomy.positions.detach()
-        self.register_buffer("positions", positions)
+        self.register_buffer("positions", None if positions is None else positions.flatten(0, -2))
+        prefix = [token.detach() for token in anatomy.prefix]
+        self.register_buffer("prefix", torch.cat(prefix, 1) if prefix else None)
 
     def forward(self, inputs: Tensor, token_types: Tensor | None) -> Tensor:
         """Embed.
 
         Args:
-            inputs: `(batch, tokens)` ids or `(batch, tokens, features)`.
+            inputs: `(batch, tokens)` ids, `(batch, tokens, features)` or `(batch, *input_shape)`.
             token_types: `(batch, tokens)`; not read where there is no table for them.
 
         Returns:
@@ -61,7 +66,7 @@ class PlainEmbedding(nn.Module):
         """
         x = self._tokens_of(inputs)
         if self.positions is not None:
-            x = x + self._positions_of(inputs)
+            x = x + self._positions_of(inputs, x.shape[1])
         if self.token_types is not None:
             x = x + _look_up(cast("Tensor", token_types), self.token_types)
         if self.norm is not None:
@@ -71,13 +76,23 @@ class PlainEmbedding(nn.Module):
     def _tokens_of(self, inputs: Tensor) -> Tensor:
         if isinstance(self.tokens, nn.Embedding):
             return _look_up(inputs, self.tokens)
+        if isinstance(self.tokens, nn.Conv2d):
+            return self._patches_of(inputs, self.tokens)
         projected: Tensor = self.tokens(inputs)
         return projected
 
-    def _positions_of(self, inputs: Tensor) -> Tensor:
+    def _patches_of(self, inputs: Tensor, patches: nn.Conv2d) -> Tensor:
+        if len(self.input_shape) == 2:
+            inputs = inputs.transpose(1, 2).unsqueeze(1)
+        # (batch, hidden, rows, columns) -> (batch, patches, hidden)
+        x = patches(inputs).flatten(2).transpose(1, 2)
+        prefix = cast("Tensor", self.prefix)
+        return torch.cat([prefix.expand(len(x), -1, -1), x], 1)
+
+    def _positions_of(self, inputs: Tensor, tokens: int) -> Tensor:
         table = cast("Tensor", self.positions)
         if self.padding_id is None:
-            return table[: inputs.shape[1]]
+            return table[:tokens]
         # RoBERTa counts positions over the tokens that are not padding
         real = (inputs != self.padding_id).long()
         return functional.embedding(torch.cumsum(real, 1) * real + self.padding_id, table)
@@ -113,20 +128,20 @@ class PlainLayer(nn.Module):
         self.attention_precision, self.ffn_precision = plan.attention, plan.feed_forward
         self.attention_dtype = self.ffn_dtype = torch.float32
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """Apply the layer.
 
         Args:
             x: `(batch, tokens, hidden)`.
             bias: `(batch, 1, 1, tokens)`: 0 at real tokens, hugely negative at padding; in
-                `attention_dtype`.
+                `attention_dtype`. None where nothing is padding.
 
         Returns:
             `(batch, tokens, hidden)`, or `(batch, 1, hidden)` with `first_only`.
         """
         return self.feed(self.attend(x, bias))
 
-    def attend(self, x: Tensor, bias: Tensor) -> Tensor:
+    def attend(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """Apply the attention sublayer.
 
         Args:
@@ -159,7 +174,7 @@ class PlainLayer(nn.Module):
         """
         return x[:, :1] if self.first_only else x
 
-    def mix(self, x: Tensor, bias: Tensor) -> Tensor:
+    def mix(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """Return what the output projection reads: the heads side by side.
 
         Args:
@@ -248,12 +263,13 @@ class PlainLayer(nn.Module):
             self.attention_dtype = HALVES.get(self.attention_precision, torch.float32)
         self.ffn_dtype = HALVES.get(self.ffn_precision, torch.float32)
 
-    def _attended(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    def _attended(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         scale = None
         if self.terms is not None:
             extra, scale = self.terms.bias(q, k), self.terms.scale
             q, k = self.terms.rotated(q, k)
-            bias = bias if extra is None else bias + extra.to(bias.dtype)
+            if extra is not None:
+                bias = extra.to(q.dtype) if bias is None else bias + extra.to(bias.dtype)
         return functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
 
     def _split(self, x: Tensor) -> Tensor:
@@ -287,6 +303,7 @@ class PlainHead(nn.Module):
         self.pooling = anatomy.pooling
         self.stages = anatomy.stages
         self.normalize = anatomy.normalize
+        self.norm = anatomy.norm
         self.linears = nn.ModuleList(stage.linear for stage in anatomy.stages)
         self.norms = nn.ModuleList(stage.norm or nn.Identity() for stage in anatomy.stages)
 
@@ -323,7 +340,7 @@ class PlainHead(nn.Module):
             x: `(batch, tokens, hidden)`.
             mask: `(batch, tokens)`, 1 at real tokens.
         """
-        return pooled(self.pooling, x, mask)
+        return normed(self.norm, pooled(self.pooling, x, mask))
 
 
 def activate(activation: Activation | None, x: Tensor) -> Tensor:
@@ -350,6 +367,7 @@ class PlainEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.input_names = input_names
+        self.masked = ATTENTION_MASK in input_names
         self.main_input = anatomy.embedding.input_name
         self.hidden_size = anatomy.hidden_size
         self.embedding = PlainEmbedding(anatomy.embedding)
@@ -373,7 +391,7 @@ class PlainEncoder(nn.Module):
         """
         x, mask = self.embed(*inputs)
         kinds = dict.fromkeys(layer.attention_dtype for layer in self.applied)
-        biases = {kind: attention_bias(mask, kind) for kind in kinds}
+        biases = {kind: attention_bias(mask, kind) if self.masked else None for kind in kinds}
         for layer in self.applied:
             x = layer(x, biases[layer.attention_dtype])
         return self.classify(x, mask)
@@ -403,7 +421,8 @@ class PlainEncoder(nn.Module):
         """
         named = dict(zip(self.input_names, inputs, strict=True))
         embedded = self.embedding(named[self.main_input], named.get(TOKEN_TYPES))
-        return embedded, named["attention_mask"]
+        mask = named[ATTENTION_MASK] if self.masked else embedded.new_ones(embedded.shape[:2])
+        return embedded, mask
 
     def linears_in(self, precision: Precision) -> list[nn.Linear]:
         """Return the projections that the plan runs in a precision; none of dropped sublayers.

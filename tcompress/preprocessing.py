@@ -1,6 +1,6 @@
 """From examples to model inputs: tokenization, truncation, dynamic padding."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from .data import Examples
 from .encoded import Array, Batch, Encoded
 from .errors import DataError, ModelError, RequestError
+from .images import PatchPreprocessor
 from .tokenizing import Tokenized, tokenize_questions, tokenize_texts, tokenize_words
 from .transformer import ARCHITECTURE_FILE, TransformerSpec
 
@@ -58,6 +59,10 @@ class Preprocessor(Protocol):
         """Longest input in tokens; longer ones are truncated."""
 
     @property
+    def fixed_tokens(self) -> int | None:
+        """Tokens of every input, where all have as many; None where they differ in length."""
+
+    @property
     def padding_id(self) -> int | None:
         """Token id at padded places, or None where there is none."""
 
@@ -101,6 +106,11 @@ class TextPreprocessor:
     vocab_size: int
     pairs: bool = True
     unit: Unit = Unit.EXAMPLE
+
+    @property
+    def fixed_tokens(self) -> int | None:
+        """None: texts differ in length."""
+        return None
 
     @property
     def padding_id(self) -> int | None:
@@ -246,6 +256,11 @@ class TensorPreprocessor:
         return self.spec.max_positions
 
     @property
+    def fixed_tokens(self) -> int | None:
+        """None: sequences may differ in length."""
+        return None
+
+    @property
     def padding_id(self) -> int | None:
         """None: the mask alone says what is padding."""
         return None
@@ -331,6 +346,7 @@ def open_preprocessor(
     token_types: bool,
     pairs: bool = True,
     unit: Unit | str = Unit.EXAMPLE,
+    patches: Mapping[str, Any] | None = None,
 ) -> Preprocessor:
     """Open the preprocessing of a model directory.
 
@@ -341,10 +357,14 @@ def open_preprocessor(
         token_types: Whether the model takes `token_type_ids`.
         pairs: Whether it can read text pairs.
         unit: What the model decides on its own, where it reads texts.
+        patches: `input_name`, `shape` and `tokens` of a model of images or spectrograms, or None.
 
     Raises:
         ModelError: If the directory has neither, or the tokenizer cannot be opened.
     """
+    if patches is not None:
+        shape = tuple(map(int, patches["shape"]))
+        return PatchPreprocessor(directory, patches["input_name"], shape, int(patches["tokens"]))
     spec_path = directory / ARCHITECTURE_FILE
     has_tokenizer = any((directory / name).is_file() for name in TOKENIZER_FILES)
     if spec_path.is_file() and not has_tokenizer:

@@ -33,6 +33,8 @@ class Pooling(StrEnum):
     """Which hidden states the classification head reads."""
 
     FIRST = "first"
+    FIRST_TWO = "first-two"
+    """The mean of the first two tokens."""
     MEAN = "mean"
     MAX = "max"
     NONE = "none"
@@ -199,18 +201,16 @@ class TransformerClassifier(nn.Module):
         return x if self.spec.batch_first else x.transpose(0, 1)
 
     def _pool(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        if mask is None:
-            mask = torch.ones(x.shape[:2], dtype=torch.int64, device=x.device)
         return pooled(self.spec.pooling, x, mask)
 
 
-def pooled(pooling: Pooling, x: Tensor, mask: Tensor) -> Tensor:
+def pooled(pooling: Pooling, x: Tensor, mask: Tensor | None) -> Tensor:
     """Return what the head reads of the hidden states.
 
     Args:
         pooling: Which.
         x: `(batch, tokens, hidden)`.
-        mask: `(batch, tokens)`, 1 at real tokens.
+        mask: `(batch, tokens)`, 1 at real tokens; None: all are.
 
     Returns:
         `(batch, hidden)`; `x` itself without pooling.
@@ -219,7 +219,9 @@ def pooled(pooling: Pooling, x: Tensor, mask: Tensor) -> Tensor:
         return x
     if pooling is Pooling.FIRST:
         return x[:, 0]
-    real = mask.unsqueeze(-1)
+    if pooling is Pooling.FIRST_TWO:
+        return x[:, :2].mean(1)
+    real = torch.ones_like(x[..., :1]) if mask is None else mask.unsqueeze(-1)
     if pooling is Pooling.MAX:
         return x.masked_fill(real == 0, float("-inf")).amax(1)
     weights = real.to(x.dtype)

@@ -11,14 +11,24 @@ from ..transformer import TransformerClassifier
 from .base import Family, embedder_head
 from .bert import BertLike, DistilBert, Electra, RobertaLike
 from .torch_encoder import torch_anatomy
+from .vision import VISION
 
-_FAMILIES: tuple[Family, ...] = (BertLike(), RobertaLike(), Electra(), DistilBert())
+_FAMILIES: tuple[Family, ...] = (BertLike(), RobertaLike(), Electra(), DistilBert(), *VISION)
 _FAMILY_OF_TYPE = {name: family for family in _FAMILIES for name in family.model_types}
 
 
 def known_families() -> list[str]:
     """Return the Hugging Face model types that tcompress knows, sorted."""
     return sorted(_FAMILY_OF_TYPE)
+
+
+def classifier_of(model_type: str) -> str:
+    """Return the auto class of transformers that builds a family's classifiers.
+
+    Args:
+        model_type: The configuration's; an unknown one is taken for a reader of texts.
+    """
+    return _FAMILY_OF_TYPE.get(model_type, Family()).classifier
 
 
 def anatomy_of(model: nn.Module) -> Anatomy:

@@ -33,10 +33,12 @@ class Family:
     Attributes:
         model_types: Values of a configuration's `model_type`.
         base: Name under which a model with a head holds the encoder.
+        classifier: The library's auto class for classifiers.
     """
 
     model_types: tuple[str, ...] = ()
     base: str = ""
+    classifier: str = "AutoModelForSequenceClassification"
 
     def prepare_(self, model: nn.Module) -> None:
         """Replace modules that fuse projections by equal ones that hold them apart, in place.

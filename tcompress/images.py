@@ -1,0 +1,141 @@
+"""Images and spectrograms as model inputs: every input has the same shape, so nothing is padded."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .data import Examples
+from .encoded import Array, Batch, Encoded
+from .errors import DataError, MissingExtraError, ModelError
+
+PROCESSOR_FILE = "preprocessor_config.json"
+
+
+@dataclass(frozen=True)
+class PatchPreprocessor:
+    """Passes arrays of one shape on, and lets the model's image processor make them of images.
+
+    Attributes:
+        directory: The model's directory, where a `preprocessor_config.json` may be.
+        input_name: Name of the model's input.
+        shape: Of one input: `(channels, height, width)`, or `(frames, bins)` of a spectrogram.
+        tokens: Tokens that the model makes of it.
+    """
+
+    directory: Path
+    input_name: str
+    shape: tuple[int, ...]
+    tokens: int
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of an input: there are neither more nor fewer."""
+        return self.tokens
+
+    @property
+    def fixed_tokens(self) -> int | None:
+        """Tokens of every input; see `Preprocessor.fixed_tokens`."""
+        return self.tokens
+
+    @property
+    def padding_id(self) -> int | None:
+        """None: nothing is padded."""
+        return None
+
+    def encode(self, examples: Examples) -> Encoded:
+        """Check arrays; see `Preprocessor.encode`.
+
+        Args:
+            examples: Tensor examples: floats `(examples, *shape)`, or images of bytes, `(examples,
+                height, width, channels)`.
+
+        Raises:
+            DataError: If the examples are of another kind or shape.
+        """
+        inputs = examples.inputs
+        if inputs is None:
+            msg = (
+                f"{examples.origin}: this model reads {self._kind}, the file holds texts; give an "
+                "NPZ file with arrays 'inputs' and 'labels'"
+            )
+            raise DataError(msg)
+        convert = self._converter(examples.origin, inputs)
+
+        def collate(positions: Sequence[int]) -> Batch:
+            return {self.input_name: convert(inputs[list(positions)])}
+
+        return Encoded(np.full(len(examples), self.tokens, dtype=np.int64), 0, collate)
+
+    def random_batch(self, size: int, tokens: int, seed: int = 0) -> Batch:
+        """Make a batch of random inputs; see `Preprocessor.random_batch`.
+
+        Args:
+            size: Examples.
+            tokens: Not read: the shape of the inputs tells it.
+            seed: Seed of the values.
+        """
+        rng = np.random.default_rng(seed)
+        return {self.input_name: rng.standard_normal((size, *self.shape), dtype=np.float32)}
+
+    @property
+    def _kind(self) -> str:
+        return "images" if len(self.shape) == 3 else "spectrograms"
+
+    def _converter(self, origin: str, inputs: Array) -> Callable[[Array], Array]:
+        """Return what turns some of the inputs into what the model reads."""
+        if len(self.shape) == 3 and inputs.ndim == 4 and inputs.dtype == np.uint8:
+            found = self._processed(inputs[:1]).shape[1:]
+            if found != self.shape:
+                msg = (
+                    f"{origin}: {PROCESSOR_FILE} turns images {inputs.shape[1:]} into {found}, "
+                    f"the model reads {self.shape}"
+                )
+                raise DataError(msg)
+            return self._processed
+        if not np.issubdtype(inputs.dtype, np.floating) or inputs.shape[1:] != self.shape:
+            expected = ", ".join(map(str, ("examples", *self.shape)))
+            images = " or bytes (examples, height, width, channels)"
+            msg = (
+                f"{origin}: 'inputs' must be floats ({expected})"
+                f"{images if len(self.shape) == 3 else ''}, got {inputs.dtype} {inputs.shape}"
+            )
+            raise DataError(msg)
+        return lambda chosen: chosen.astype(np.float32)
+
+    def _processed(self, images: Array) -> Array:
+        """Scale and normalize images, `(images, height, width, channels)`."""
+        found = self._processor(images=list(images), input_data_format="channels_last")
+        return np.stack([np.asarray(image, np.float32) for image in found[self.input_name]])
+
+    @cached_property
+    def _processor(self) -> Any:
+        return _open_processor(self.directory)
+
+
+def _open_processor(directory: Path) -> Any:
+    """Open the image processor of a model, the one that computes with Pillow."""
+    if find_spec("PIL") is None:
+        raise MissingExtraError("images", "images that are not yet floats")
+    import transformers
+    from transformers import AutoImageProcessor
+
+    if not (directory / PROCESSOR_FILE).is_file():
+        msg = (
+            f"{directory}: no {PROCESSOR_FILE} in it, which says how images of bytes are "
+            "normalized; add it, or give floats"
+        )
+        raise ModelError(msg)
+    is_4 = transformers.__version__.startswith("4.")
+    backend: dict[str, Any] = {"use_fast": False} if is_4 else {"backend": "pil"}
+    try:
+        return AutoImageProcessor.from_pretrained(
+            str(directory), local_files_only=True, trust_remote_code=False, **backend
+        )
+    except Exception as error:  # the parsers raise many kinds
+        msg = f"{directory / PROCESSOR_FILE}: cannot be read: {str(error).splitlines()[0]}"
+        raise ModelError(msg) from error
