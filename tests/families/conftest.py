@@ -19,6 +19,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "cell(column): the column of docs/support.md that the test stands for"
     )
+    # DeBERTa and ModernBERT of transformers 4 compile functions while they are imported
+    config.addinivalue_line("filterwarnings", "ignore:`torch.jit.script:DeprecationWarning")
 
 
 @pytest.fixture(scope="session", autouse=True)
