@@ -16,10 +16,11 @@ from tcompress.anatomy import Anatomy
 from tcompress.artifact import Manifest, is_artifact
 from tcompress.encoder import Encoder
 from tcompress.errors import ArtifactError, InputError, RequestError
-from tcompress.preprocessing import Batch, Encoded
+from tcompress.preprocessing import Batch, Encoded, real_tokens
 from tcompress.transformer import Pooling
 from tcompress.workspace import reference_to
 
+_TOKENS_READ = {Pooling.FIRST: 1, Pooling.FIRST_TWO: 2}
 _SCALE_EXAMPLES = 256
 _BATCH_SIZE = 64
 
@@ -152,14 +153,11 @@ def compared_tokens(anatomy: Anatomy, batch: Batch) -> Tensor:
         `(layers, batch, tokens)`, 1 where a token is compared, else 0.
     """
     # mask: (batch, tokens)
-    shape = batch[anatomy.embedding.input_name].shape[:2]
-    mask = torch.ones(shape)
-    if "attention_mask" in batch:
-        mask = torch.from_numpy(batch["attention_mask"]).float()
+    mask = torch.from_numpy(real_tokens(batch, anatomy.embedding.fixed_tokens)).float()
     compared = mask.repeat(len(anatomy.layers), 1, 1)
-    if anatomy.head.pooling is Pooling.FIRST:
+    if read := _TOKENS_READ.get(anatomy.head.pooling):
         compared[-1] = 0.0
-        compared[-1, :, 0] = 1.0
+        compared[-1, :, :read] = 1.0
     return compared
 
 

@@ -8,10 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -19,7 +17,7 @@ from torch.nn import functional
 from tcompress.anatomy import Anatomy, LayerAnatomy
 from tcompress.encoder import Encoder, evaluating
 from tcompress.errors import CalibrationError
-from tcompress.preprocessing import Batch
+from tcompress.preprocessing import Batch, real_tokens
 
 from .freezing import untrained
 from .gating import Units, gated, head_closed, open_gates
@@ -154,7 +152,8 @@ class Collector:
 
     def _add(self, batch: Batch, targets: Tensor | None) -> None:
         examples = len(next(iter(batch.values())))
-        real = _real_tokens(batch, self._encoder.device)
+        fixed_tokens = self._encoder.preprocessor.fixed_tokens
+        real = torch.from_numpy(real_tokens(batch, fixed_tokens)).to(self._encoder.device)
         # member: (parts, examples), 1 where the example belongs to the part
         turn = (int(self.examples.sum()) + torch.arange(examples)) % PARTS
         member = functional.one_hot(turn, PARTS).T
@@ -277,11 +276,3 @@ def _in_order(layers: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
     """Join heads and neurons of every layer in the order of `Units`."""
     heads, neurons = zip(*layers, strict=True)
     return torch.cat([part.cpu().double() for part in (*heads, *neurons)])
-
-
-def _real_tokens(batch: Batch, device: torch.device) -> Tensor:
-    """Return where tokens are no padding, `(examples, tokens)`."""
-    mask: npt.NDArray[Any] | None = batch.get("attention_mask")
-    if mask is None:
-        mask = np.ones(next(iter(batch.values())).shape[:2])
-    return torch.from_numpy(mask != 0).to(device)

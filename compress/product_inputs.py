@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tcompress.errors import CalibrationError
 from tcompress.plain import PlainEncoder, PlainLayer
-from tcompress.preprocessing import Batch
+from tcompress.preprocessing import Batch, real_tokens
 
 
 class Product(StrEnum):
@@ -61,7 +61,7 @@ def watch(
     seen = False
     for batch in batches:
         inputs = [torch.from_numpy(batch[name]) for name in module.input_names]
-        real = torch.from_numpy(batch["attention_mask"]) != 0
+        real = torch.from_numpy(real_tokens(batch, module.embedding.fixed_tokens))
         with _watching(module, real, look):
             module(*inputs)
         seen = True

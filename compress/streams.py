@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from tcompress.errors import StorageError
 from tcompress.plain import PlainEncoder, attention_bias
-from tcompress.preprocessing import Encoded
+from tcompress.preprocessing import Encoded, real_tokens
 
 from .least_squares import NormFit
 from .sublayers import Side, sides, unchanged
@@ -124,8 +124,8 @@ class Streams:
         """
         for place in range(len(self._batches)):
             x_s, x_t = (enter(self._read(i, place)) for i, enter in enumerate(self._enter))
-            mask = self._inputs(place)["attention_mask"]
-            yield place, (x_s, x_t, attention_bias(mask, x_s.dtype), mask != 0)
+            real = self._real(place)
+            yield place, (x_s, x_t, attention_bias(real, x_s.dtype), real)
 
     def keep(self, place: int, stream: Tensor) -> None:
         """Keep the teacher's stream behind the next sublayer, so that `advance` finds it.
@@ -168,6 +168,11 @@ class Streams:
         files[_TEACHER], files[_TEACHER_AHEAD] = files[_TEACHER_AHEAD], files[_TEACHER]
         for place in range(len(self._batches)):
             self._shapes[_TEACHER, place] = self._shapes.pop((_TEACHER_AHEAD, place))
+
+    def _real(self, place: int) -> Tensor:
+        fixed_tokens = self._pair.student.embedding.fixed_tokens
+        real = real_tokens(self._encoded.collate(self._batches[place]), fixed_tokens)
+        return torch.from_numpy(real).to(self._pair.device)
 
     def _inputs(self, place: int) -> dict[str, Tensor]:
         batch = self._encoded.collate(self._batches[place])

@@ -25,6 +25,7 @@ from tcompress.plan import Precision
 from tcompress.preprocessing import TOKEN_TYPES
 from tcompress.transformer import Pooling
 
+from .onnx_patches import patches
 from .onnx_terms import rotated, scaled, term_bias
 from .onnx_writer import CONTRIB, GraphWriter, Quantized
 
@@ -51,7 +52,7 @@ def write_onnx(
     reduce_range: bool = False,
     static: StaticInputs | None = None,
 ) -> None:
-    """Write the encoder as one ONNX file with dynamic batch and length.
+    """Write the encoder as one ONNX file with dynamic batch, and length where it varies.
 
     Args:
         deployed: The encoder.
@@ -74,7 +75,7 @@ def write_onnx(
     with writer.scope("embedding"):
         x = _embedding(writer, deployed)
     with writer.scope("mask"):
-        masks = _Masks.of(writer)
+        masks = _Masks.of(writer) if deployed.masked else None
     for index, layer in zip(deployed.order, deployed.applied, strict=True):
         with writer.scope(f"layer.{index}"):
             known = {product: (static or {}).get((index, product)) for product in Product}
@@ -82,7 +83,7 @@ def write_onnx(
     if deployed.final_norm is not None:
         x = writer.layer_norm(x, "final_norm", deployed.final_norm)
     with writer.scope("head"):
-        _head(writer, deployed.head, x)
+        _head(writer, deployed.head, x, masked=deployed.masked)
     model = _model(writer, deployed, metadata)
     _check_operators(deployed, writer.nodes)
     onnx.checker.check_model(model)
@@ -118,9 +119,11 @@ def _embedding(writer: GraphWriter, deployed: PlainEncoder) -> str:
     int8 = bool(deployed.linears_in(Precision.INT8))
     if isinstance(module.tokens, nn.Embedding):
         x = writer.rows("tokens", module.tokens.weight, main, int8=int8)
+    elif isinstance(module.tokens, nn.Conv2d):
+        x = patches(writer, module, main)
     else:
         x = writer.linear(main, "tokens", module.tokens)
-    if module.positions is not None:
+    if module.positions is not None and module.fixed_tokens is None:
         positions = _positions(writer, module, main)
         table = cast("Tensor", module.positions)
         x = writer.node("Add", x, writer.rows("positions", table, positions, int8=int8))
@@ -187,7 +190,9 @@ class _Masks:
         return self.one_query if layer.first_only else self.every_query
 
 
-def _layer(writer: GraphWriter, layer: PlainLayer, x: str, masks: _Masks, inputs: _Inputs) -> str:
+def _layer(
+    writer: GraphWriter, layer: PlainLayer, x: str, masks: _Masks | None, inputs: _Inputs
+) -> str:
     stream = _read_tokens(writer, layer, x)
     if layer.norm_first:
         normed = writer.layer_norm(x, "attention_norm", layer.attention_norm)
@@ -214,7 +219,7 @@ def _attention(
     layer: PlainLayer,
     x: str,
     source: str,
-    masks: _Masks,
+    masks: _Masks | None,
     inputs: _Inputs,
 ) -> str:
     """Attend from the tokens in `source` to those in `x`."""
@@ -228,14 +233,15 @@ def _attention(
             asking = products.enter(source, "first_input", inputs[Product.ATTENTION_INPUT])
         q = products.linear(asking, "query", layer.query)
         k, v = products.linear(read, "key", layer.key), products.linear(read, "value", layer.value)
-        mask = products.enter_as_is(masks.of_layer(layer))
+        mask = None if masks is None else products.enter_as_is(masks.of_layer(layer))
         attrs: dict[str, Any] = {"q_num_heads": layer.num_heads, "kv_num_heads": layer.num_heads}
         if layer.terms is not None:
             attrs |= scaled(layer.terms)
             extra = term_bias(layer.terms, writer, layer, q, k)
             q, k = rotated(layer.terms, writer, layer, q, k)
-            mask = mask if extra is None else writer.node("Add", mask, extra)
-        mixed = writer.node("Attention", q, k, v, mask, **attrs)
+            if extra is not None:
+                mask = extra if mask is None else writer.node("Add", mask, extra)
+        mixed = writer.node("Attention", q, k, v, *(() if mask is None else (mask,)), **attrs)
         joined = products.inner(mixed, "mixed", inputs[Product.MIXED])
         return products.leave(products.linear(joined, "output", layer.output))
 
@@ -305,8 +311,9 @@ def _activation(writer: GraphWriter, activation: Activation, x: str) -> str:
     return writer.node(op, x, domain=domain)
 
 
-def _head(writer: GraphWriter, head: PlainHead, x: str) -> None:
-    pooled = _pooled(writer, head.pooling, x)
+def _head(writer: GraphWriter, head: PlainHead, x: str, *, masked: bool) -> None:
+    pooled = _pooled(writer, head.pooling, x, masked=masked)
+    pooled = writer.layer_norm(pooled, "norm", head.norm)
     for index, stage in enumerate(head.stages):
         pooled = writer.linear(pooled, f"{index}", stage.linear)
         if stage.activation is not None:
@@ -317,12 +324,17 @@ def _head(writer: GraphWriter, head: PlainHead, x: str) -> None:
     writer.nodes.append(helper.make_node("Identity", [pooled], ["logits"], name="logits"))
 
 
-def _pooled(writer: GraphWriter, pooling: Pooling, x: str) -> str:
+def _pooled(writer: GraphWriter, pooling: Pooling, x: str, *, masked: bool) -> str:
     if pooling is Pooling.NONE:
         return x
     if pooling is Pooling.FIRST:
         return writer.node("Gather", x, writer.weight("first", np.array(0)), axis=1)
     axes = writer.weight("axes", np.array([1]))
+    if pooling is Pooling.FIRST_TWO:
+        x = writer.node("Slice", x, *_range(writer, 0, 2), axes)
+    if not masked or pooling is Pooling.FIRST_TWO:
+        op = "ReduceMax" if pooling is Pooling.MAX else "ReduceMean"
+        return writer.node(op, x, axes, keepdims=0)
     weights = writer.cast("attention_mask", TensorProto.FLOAT)
     weights = writer.node("Unsqueeze", weights, writer.weight("last_axis", np.array([-1])))
     if pooling is Pooling.MAX:
@@ -351,10 +363,12 @@ def _model(
         if name == deployed.main_input and isinstance(deployed.embedding.tokens, nn.Linear):
             shape.append(deployed.embedding.tokens.in_features)
             kind = TensorProto.FLOAT
+        if input_shape := deployed.embedding.input_shape:
+            shape, kind = ["batch", *input_shape], TensorProto.FLOAT
         inputs.append(helper.make_tensor_value_info(name, kind, shape))
     stages = deployed.head.stages
     channels = stages[-1].linear.out_features if stages else deployed.hidden_size
-    shape = ["batch", "tokens", channels]
+    shape = ["batch", deployed.embedding.fixed_tokens or "tokens", channels]
     if deployed.head.pooling is not Pooling.NONE:
         del shape[1]
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)

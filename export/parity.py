@@ -11,11 +11,12 @@ from scipy.special import log_softmax
 from tcompress.encoder import Encoder
 from tcompress.errors import ExportError, ParityError
 from tcompress.plan import CompressionPlan, Precision
-from tcompress.preprocessing import Batch
+from tcompress.preprocessing import Batch, real_tokens
 from tcompress.runtime import Predict
 
 Array = npt.NDArray[Any]
 _SHAPES = ((1, 1), (1, 17), (2, 8), (3, 33), (8, 5), (8, 33))
+_SIZES = (1, 2, 3, 8)
 _LONG_TOKENS = 128
 _CLEAR_MARGIN = 0.2
 # What ONNX Runtime may execute for an operator of the file.
@@ -127,7 +128,7 @@ def check_parity(
     scale = max(1.0, float(np.abs(source).max()))
     parity = Parity(
         examples=len(source),
-        shapes=tuple(sorted({_shape_of(batch) for batch in batches})),
+        shapes=tuple(sorted({_shape_of(b, encoder.preprocessor.fixed_tokens) for b in batches})),
         max_abs_difference=float(np.abs(source - exported).max()) / scale,
         mean_kl=float(_kl_divergence(source, exported).mean()),
         agreement=_clear_agreement(source, exported),
@@ -160,6 +161,8 @@ def check_executed(executed: Mapping[str, int], expected: Mapping[str, int]) -> 
 def parity_batches(encoder: Encoder, seed: int = 0) -> Iterator[Batch]:
     """Yield inputs of several shapes: whole, and padded at the right and at the left.
 
+    Images and spectrograms, which all have one shape, come in several numbers.
+
     Token types vary and padded places hold the padding id, as in real batches, so that a file
     which mistakes one input for another cannot look right.
 
@@ -173,6 +176,10 @@ def parity_batches(encoder: Encoder, seed: int = 0) -> Iterator[Batch]:
     preprocessor, embedding = encoder.preprocessor, encoder.anatomy.embedding
     types = 0 if embedding.token_types is None else embedding.token_types.num_embeddings
     rng = np.random.default_rng(seed)
+    if preprocessor.fixed_tokens is not None:
+        for size in _SIZES:
+            yield preprocessor.random_batch(size, preprocessor.fixed_tokens, seed)
+        return
     longest = min(preprocessor.max_tokens, _LONG_TOKENS)
     for size, tokens in (*_SHAPES, (1, longest), (4, longest)):
         batch = preprocessor.random_batch(size, min(tokens, longest), seed)
@@ -185,8 +192,8 @@ def parity_batches(encoder: Encoder, seed: int = 0) -> Iterator[Batch]:
             yield {name: np.ascontiguousarray(a[:, ::-1]) for name, a in right.items()}
 
 
-def _shape_of(batch: Batch) -> tuple[int, int]:
-    size, tokens = batch["attention_mask"].shape
+def _shape_of(batch: Batch, fixed_tokens: int | None = None) -> tuple[int, int]:
+    size, tokens = real_tokens(batch, fixed_tokens).shape
     return size, tokens
 
 
@@ -203,7 +210,7 @@ def _with_padding(
 
 
 def _check_form(batch: Batch, source: Array, exported: Array, limits: ParityLimits) -> None:
-    what = f"on a batch of shape {_shape_of(batch)}"
+    what = f"on a batch of shape {next(iter(batch.values())).shape}"
     if exported.shape != source.shape:
         msg = f"{what} the file gives logits {exported.shape}, its source {source.shape}"
         raise ParityError(msg)

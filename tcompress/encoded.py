@@ -15,7 +15,25 @@ Indices = npt.NDArray[np.int64]
 Batch = dict[str, Array]
 """Model inputs by name, each `(batch, tokens, ...)`."""
 
+ATTENTION_MASK = "attention_mask"
 NO_SPAN = (-1, -1)
+
+
+def real_tokens(batch: Batch, fixed_tokens: int | None = None) -> npt.NDArray[np.bool_]:
+    """Tell which tokens are no padding; all are where a model takes no mask.
+
+    Args:
+        batch: Model inputs.
+        fixed_tokens: Tokens of every input, where the shape of the input does not tell.
+
+    Returns:
+        `(batch, tokens)`.
+    """
+    mask = batch.get(ATTENTION_MASK)
+    if mask is not None:
+        return np.asarray(mask != 0)
+    size, length, *_ = next(iter(batch.values())).shape
+    return np.ones((size, fixed_tokens or length), dtype=bool)
 
 
 @dataclass(frozen=True)

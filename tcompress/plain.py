@@ -17,12 +17,11 @@ from torch.nn import functional
 from .anatomy import Activation, Anatomy, EmbeddingAnatomy, HeadAnatomy, LayerAnatomy
 from .encoder import Encoder
 from .plan import LayerPlan, Precision
-from .preprocessing import TOKEN_TYPES
+from .preprocessing import ATTENTION_MASK, TOKEN_TYPES
 from .transformer import Pooling, pooled
 
 HALVES = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
 """The precisions of 16 bits, as PyTorch calls them."""
-ATTENTION_MASK = "attention_mask"
 _ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     Activation.RELU: functional.relu,
     Activation.GELU: functional.gelu,
@@ -87,7 +86,7 @@ class PlainEmbedding(nn.Module):
         # (batch, hidden, rows, columns) -> (batch, patches, hidden)
         x = patches(inputs).flatten(2).transpose(1, 2)
         prefix = cast("Tensor", self.prefix)
-        return torch.cat([prefix.expand(len(x), -1, -1), x], 1)
+        return torch.cat([prefix.expand(x.shape[0], -1, -1), x], 1)
 
     def _positions_of(self, inputs: Tensor, tokens: int) -> Tensor:
         table = cast("Tensor", self.positions)

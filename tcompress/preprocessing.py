@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from .data import Examples
-from .encoded import Array, Batch, Encoded
+from .encoded import ATTENTION_MASK, Array, Batch, Encoded, real_tokens
 from .errors import DataError, ModelError, RequestError
 from .images import PatchPreprocessor
 from .tokenizing import Tokenized, tokenize_questions, tokenize_texts, tokenize_words
 from .transformer import ARCHITECTURE_FILE, TransformerSpec
 
 __all__ = [
+    "ATTENTION_MASK",
     "TOKENIZER_FILES",
     "TOKEN_TYPES",
     "Array",
@@ -27,6 +28,7 @@ __all__ = [
     "TextPreprocessor",
     "Unit",
     "open_preprocessor",
+    "real_tokens",
 ]
 
 TOKEN_TYPES = "token_type_ids"
