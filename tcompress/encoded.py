@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
@@ -34,6 +35,14 @@ def real_tokens(batch: Batch, fixed_tokens: int | None = None) -> npt.NDArray[np
         return np.asarray(mask != 0)
     size, length, *_ = next(iter(batch.values())).shape
     return np.ones((size, fixed_tokens or length), dtype=bool)
+
+
+class Unit(StrEnum):
+    """What a model of texts decides on its own."""
+
+    EXAMPLE = "example"
+    WORD = "word"
+    CONTEXT = "context"
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,18 @@ from .images import PROCESSOR_FILE
 from .plan import CompressionPlan
 from .preprocessing import TOKENIZER_FILES, Batch, Preprocessor, open_preprocessor
 from .pruned_checkpoints import plan_without, take_pruned_heads_
+from .tasks import Task, check_task, infer_task, unit_of
 from .transformer import ARCHITECTURE_FILE, TransformerClassifier, TransformerSpec
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+ANSWER_ENDS = ("start", "end")
+"""Names of the outputs for each token of a context."""
+_AUTO_CLASSES = {
+    Task.TOKEN_CLASSIFICATION: "AutoModelForTokenClassification",
+    Task.QUESTION_ANSWERING: "AutoModelForQuestionAnswering",
+    Task.EMBEDDING: "AutoModel",
+}
 # Weights of these parts that a model has no place for would be missed.
 _COMPUTING_PARTS = ("attention", "embedding")
 _CARRIED_FILES = (CONFIG_FILE, ARCHITECTURE_FILE, *TOKENIZER_FILES, PROCESSOR_FILE)
@@ -37,11 +45,13 @@ class Encoder:
     """A trained encoder that tcompress can work on.
 
     Attributes:
-        model: The module; its logits are `(batch, labels)`.
+        model: The module; its logits are `(batch, labels)`, `(batch, tokens, labels)` where every
+            token is an answer, or vectors, `(batch, width)`.
         plan: What is left of the source encoder, and in which precision it is to run.
         labels: Class names, in the order of the logits.
         preprocessor: Turns examples into the model's inputs.
         directory: Where it was opened from.
+        task: What its outputs mean.
     """
 
     model: nn.Module
@@ -49,6 +59,7 @@ class Encoder:
     labels: tuple[str, ...]
     preprocessor: Preprocessor
     directory: Path
+    task: Task = Task.CLASSIFICATION
 
     @property
     def anatomy(self) -> Anatomy:
@@ -138,7 +149,7 @@ def logits_of(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
         inputs: Its inputs by name.
 
     Returns:
-        Logits, `(batch, labels)`.
+        What `Encoder.model` is said to give.
     """
     if isinstance(model, Embedder):
         embedded: Tensor = model(**inputs)
@@ -146,7 +157,10 @@ def logits_of(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     if isinstance(model, TransformerClassifier):
         output: Tensor = model(inputs[model.spec.input_name], inputs.get("attention_mask"))
         return output
-    logits: Tensor = model(**inputs).logits
+    found = model(**inputs)
+    if "start_logits" in found:
+        return torch.stack([found["start_logits"], found["end_logits"]], dim=-1)
+    logits: Tensor = found["logits"]
     return logits
 
 
@@ -232,25 +246,32 @@ def label_indices(labels: tuple[str, ...], examples: Examples) -> Tensor:
     return torch.tensor([index[name] for name in examples.labels], dtype=torch.int64)
 
 
-def open_encoder(directory: Path, plan: CompressionPlan | None = None) -> Encoder:
+def open_encoder(
+    directory: Path, plan: CompressionPlan | None = None, task: Task | None = None
+) -> Encoder:
     """Open a model directory.
 
     Args:
-        directory: A Hugging Face sequence classifier (safetensors), or a directory with
+        directory: A Hugging Face or sentence-transformers directory (safetensors), or one with
             `architecture.json` and `model.safetensors`.
         plan: The plan that the weights were cut by; None for an unpruned model, or one whose
             configuration names heads that transformers 4 cut off.
+        task: What it was trained for; None for what its files say.
 
     Raises:
         ModelError: If the directory cannot be opened as an encoder.
+        RequestError: If it has a head for another task.
     """
     if not directory.is_dir():
         msg = f"{directory}: no such model directory"
         raise ModelError(msg)
     if (directory / ARCHITECTURE_FILE).is_file():
         model, labels = _open_torch(directory, plan)
+        task = check_task(directory, Task.CLASSIFICATION, task)
     elif (directory / CONFIG_FILE).is_file():
-        model, labels, plan = _open_transformers(directory, plan)
+        config = _read_config(directory)
+        task = infer_task(directory, config, task)
+        model, labels, plan = _open_transformers(directory, config, task, plan)
     else:
         msg = f"{directory}: neither {CONFIG_FILE} nor {ARCHITECTURE_FILE} in it; not a model"
         raise ModelError(msg)
@@ -265,10 +286,11 @@ def open_encoder(directory: Path, plan: CompressionPlan | None = None) -> Encode
         vocab_size=tokens.num_embeddings if isinstance(tokens, nn.Embedding) else 0,
         token_types=anatomy.embedding.token_types is not None,
         patches=anatomy.embedding.patches,
+        unit=unit_of(task),
     )
     if plan is None:
         plan = CompressionPlan.dense(anatomy.head_counts, anatomy.neuron_counts)
-    return Encoder(model, plan, labels, preprocessor, directory)
+    return Encoder(model, plan, labels, preprocessor, directory, task)
 
 
 def _open_torch(directory: Path, plan: CompressionPlan | None) -> tuple[nn.Module, tuple[str, ...]]:
@@ -286,22 +308,24 @@ def _open_torch(directory: Path, plan: CompressionPlan | None) -> tuple[nn.Modul
     return model, spec.labels
 
 
-def _open_transformers(
-    directory: Path, plan: CompressionPlan | None
-) -> tuple[nn.Module, tuple[str, ...], CompressionPlan | None]:
+def _read_config(directory: Path) -> Any:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(
+        return AutoConfig.from_pretrained(
             str(directory), local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # the parsers raise many kinds
         msg = f"{directory / CONFIG_FILE}: cannot be read: {str(error).splitlines()[0]}"
         raise ModelError(msg) from error
+
+
+def _open_transformers(
+    directory: Path, config: Any, task: Task, plan: CompressionPlan | None
+) -> tuple[nn.Module, tuple[str, ...], CompressionPlan | None]:
     pruned = take_pruned_heads_(config)
     state = _read_weights(directory)
-    embeds = is_embedder(directory)
-    model = _build_embedder(directory, config) if embeds else _build_classifier(directory, config)
+    model = _build_model(directory, config, task)
     families.prepare_(model)
     if plan is None and pruned:
         plan = plan_without(pruned, families.anatomy_of(model))
@@ -311,7 +335,8 @@ def _open_transformers(
         _load_embedder(directory, model, state)
         return model, (), plan
     _load_state(directory, model, families.translated(model, state))
-    return model, _label_names(directory, config), plan
+    labels = ANSWER_ENDS if task is Task.QUESTION_ANSWERING else _label_names(directory, config)
+    return model, labels, plan
 
 
 def _load_embedder(directory: Path, model: Embedder, state: dict[str, Tensor]) -> None:
@@ -322,18 +347,12 @@ def _load_embedder(directory: Path, model: Embedder, state: dict[str, Tensor]) -
     _load_state(directory, model, named)
 
 
-def _build_embedder(directory: Path, config: Any) -> Embedder:
-    from transformers import AutoModel
-
-    return Embedder(_build(directory, config, AutoModel).float(), EmbedderSpec.read(directory))
-
-
-def _build_classifier(directory: Path, config: Any) -> nn.Module:
+def _build_model(directory: Path, config: Any, task: Task) -> nn.Module:
     import transformers
 
-    auto_class = getattr(transformers, families.classifier_of(config.model_type))
-    model: nn.Module = _build(directory, config, auto_class).float()
-    return model
+    name = _AUTO_CLASSES.get(task) or families.classifier_of(config.model_type)
+    model: nn.Module = _build(directory, config, getattr(transformers, name)).float()
+    return Embedder(model, EmbedderSpec.read(directory)) if task is Task.EMBEDDING else model
 
 
 def _build(directory: Path, config: Any, auto_class: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .data import Examples
-from .encoded import ATTENTION_MASK, Array, Batch, Encoded, real_tokens
+from .encoded import ATTENTION_MASK, Array, Batch, Encoded, Unit, real_tokens
 from .errors import DataError, ModelError, RequestError
 from .images import PatchPreprocessor
 from .tokenizing import Tokenized, tokenize_questions, tokenize_texts, tokenize_words
@@ -43,14 +42,6 @@ TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
     "spiece.model",
 )
-
-
-class Unit(StrEnum):
-    """What a model of texts decides on its own."""
-
-    EXAMPLE = "example"
-    WORD = "word"
-    CONTEXT = "context"
 
 
 class Preprocessor(Protocol):

@@ -1,0 +1,79 @@
+"""Which task a model directory is for."""
+
+from pathlib import Path
+from typing import Any
+
+from ..embedder import is_embedder
+from ..errors import ModelError, RequestError
+from .kinds import Task
+
+# Ends of the names in a configuration's `architectures`.
+_HEADS = {
+    "ForTokenClassification": Task.TOKEN_CLASSIFICATION,
+    "ForQuestionAnswering": Task.QUESTION_ANSWERING,
+    "ForSequenceClassification": Task.CLASSIFICATION,
+    "ForImageClassification": Task.CLASSIFICATION,
+    "ForImageClassificationWithTeacher": Task.CLASSIFICATION,
+    "ForAudioClassification": Task.CLASSIFICATION,
+    "Model": Task.EMBEDDING,
+}
+_PROBLEMS = {
+    "regression": Task.REGRESSION,
+    "single_label_classification": Task.CLASSIFICATION,
+    "multi_label_classification": Task.MULTI_LABEL,
+}
+
+
+def infer_task(directory: Path, config: Any, asked: Task | None = None) -> Task:
+    """Return the task of a Hugging Face directory.
+
+    Args:
+        directory: The directory.
+        config: Its configuration.
+        asked: The task that was asked for; None for what the files say.
+
+    Raises:
+        ModelError: If the files do not say it.
+        RequestError: If the model has a head for another task.
+    """
+    if is_embedder(directory):
+        return check_task(directory, Task.EMBEDDING, asked)
+    names = [str(name) for name in getattr(config, "architectures", None) or ()]
+    ends = [end for end in _HEADS if names and names[0].endswith(end)]
+    if not ends and names:
+        msg = (
+            f"{directory}: its architecture {names[0]!r} is for no task that tcompress knows; "
+            f"known are names that end in {', '.join(_HEADS)}"
+        )
+        raise ModelError(msg)
+    # Without a name, as in files written by hand, a sequence classifier is meant.
+    found = _HEADS[ends[0]] if ends else Task.CLASSIFICATION
+    if found is Task.CLASSIFICATION:
+        found = _of_sequences(config)
+        if asked in (Task.CLASSIFICATION, Task.MULTI_LABEL, Task.REGRESSION):
+            return asked
+    return check_task(directory, found, asked)
+
+
+def check_task(directory: Path, found: Task, asked: Task | None) -> Task:
+    """Return a model's task, if it is the one that was asked for.
+
+    Args:
+        directory: The model's directory.
+        found: The task that its head is for.
+        asked: The task that was asked for, or None.
+
+    Raises:
+        RequestError: If they differ.
+    """
+    if asked not in (None, found):
+        msg = f"{directory}: its head is for {found}, not for {asked}; leave --task out"
+        raise RequestError(msg)
+    return found
+
+
+def _of_sequences(config: Any) -> Task:
+    problem = getattr(config, "problem_type", None)
+    if problem in _PROBLEMS:
+        return _PROBLEMS[problem]
+    return Task.REGRESSION if getattr(config, "num_labels", 2) == 1 else Task.CLASSIFICATION
