@@ -8,7 +8,7 @@ attention sublayer by its number of heads, plus a cost per feed-forward by its n
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from itertools import pairwise
 from typing import Any, Protocol, Self
@@ -72,7 +72,7 @@ class Serving:
             raise RequestError(msg)
 
     def check_tokens(self, encoder: Encoder) -> None:
-        """Check that an encoder reads as many tokens.
+        """Check that an encoder reads as many tokens; of images it always reads as many as it does.
 
         Args:
             encoder: The encoder.
@@ -81,12 +81,24 @@ class Serving:
             RequestError: If it does not.
         """
         most = encoder.preprocessor.max_tokens
-        if self.tokens > most:
+        if encoder.preprocessor.fixed_tokens is None and self.tokens > most:
             msg = (
                 f"--tokens {self.tokens}: this encoder reads at most {most} tokens, "
                 f"not {self.tokens}"
             )
             raise RequestError(msg)
+
+    def fitted(self, encoder: Encoder) -> Self:
+        """Return the serving with the tokens that an encoder reads, where those are fixed.
+
+        Args:
+            encoder: The encoder.
+
+        Raises:
+            RequestError: If it does not read as many.
+        """
+        self.check_tokens(encoder)
+        return replace(self, tokens=encoder.preprocessor.fixed_tokens or self.tokens)
 
     @property
     def device(self) -> str:

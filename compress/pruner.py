@@ -154,7 +154,8 @@ class Pruner:
 
     @property
     def _mac_tokens(self) -> int:
-        return min(MAC_TOKENS, self._encoder.preprocessor.max_tokens)
+        preprocessor = self._encoder.preprocessor
+        return preprocessor.fixed_tokens or min(MAC_TOKENS, preprocessor.max_tokens)
 
     @cached_property
     def _macs(self) -> Planner:

@@ -52,8 +52,7 @@ class EngineMeter:
         seed: int = 0,
         watch: Callable[[Iterable[int]], Iterable[int]] = iter,
     ) -> None:
-        serving.check_tokens(encoder)
-        self.serving = serving
+        self.serving = serving = serving.fitted(encoder)
         self._seed, self._watch = seed, watch
         self._resources = ExitStack()
         with ExitStack() as resources:

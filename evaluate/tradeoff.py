@@ -197,7 +197,7 @@ def _measure_device(
     shapes_s = device_s * (1 - _MIX_SHARE if settings.mix else 1)
 
     def first_shape(info: EngineInfo) -> tuple[int, int]:
-        return _shapes(settings, examples, info.max_tokens)[0]
+        return _shapes(settings, examples, info)[0]
 
     for number in range(settings.processes):
         seed = settings.seed + number
@@ -209,7 +209,7 @@ def _measure_device(
             else:
                 for item, seat in zip(answered, seats[:-1], strict=True):
                     item.loads_ms.append(seat.load_ms)
-            shapes = _shapes(settings, examples, seats[0].engine.info.max_tokens)
+            shapes = _shapes(settings, examples, seats[0].engine.info)
             for shape in shapes:
                 loads.append(foreign_load())
                 budget_s = shapes_s / len(shapes) / settings.processes
@@ -280,17 +280,19 @@ def _profile(
     return entries
 
 
-def input_tokens(examples: Examples, wanted: tuple[int, ...] | None, max_tokens: int) -> list[int]:
+def input_tokens(examples: Examples, wanted: tuple[int, ...] | None, info: EngineInfo) -> list[int]:
     """Return the input lengths to measure, each once, none longer than the model allows.
 
     Args:
         examples: The examples, whose longest counts for tensor data.
         wanted: Lengths that were asked for, or None.
-        max_tokens: Longest input of the model.
+        info: What the model reads.
+
+    Raises:
+        RequestError: If all inputs are equally long, and otherwise than asked for.
     """
-    if wanted is None:
-        wanted = (_longest(examples) or _USUAL_TOKENS,)
-    return list(dict.fromkeys(min(tokens, max_tokens) for tokens in wanted))
+    usual = _longest(examples) or _USUAL_TOKENS
+    return list(dict.fromkeys(info.tokens_for(tokens, usual) for tokens in wanted or (None,)))
 
 
 def plan_macs(plan: CompressionPlan, geometry: EngineInfo, tokens: int) -> int:
@@ -448,8 +450,8 @@ def _load_doubts(device: str, load: float) -> list[str]:
     ]
 
 
-def _shapes(settings: Settings, examples: Examples, max_tokens: int) -> list[tuple[int, int]]:
-    lengths = input_tokens(examples, settings.tokens, max_tokens)
+def _shapes(settings: Settings, examples: Examples, info: EngineInfo) -> list[tuple[int, int]]:
+    lengths = input_tokens(examples, settings.tokens, info)
     return [(batch, tokens) for batch in dict.fromkeys(settings.batches) for tokens in lengths]
 
 

@@ -247,6 +247,7 @@ def _describe(opened: "Encoder | ExportedEncoder", device: str, threads: int) ->
         threads=threads,
         labels=opened.labels,
         max_tokens=opened.preprocessor.max_tokens,
+        fixed_tokens=opened.preprocessor.fixed_tokens,
         versions={name: metadata.version(name) for name in _LIBRARIES.get(backend, ("torch",))},
     )
     if not isinstance(opened, Encoder):

@@ -320,9 +320,9 @@ def measure_latency(
     first = EngineProcess(directory, device=device)
     again = EngineProcess(directory, name=f"{directory} again", device=device)
     with first, again:
-        length = tokens or min(TOKENS, first.info.max_tokens)
-        if length > first.info.max_tokens:
-            msg = f"--tokens {length}: the model's longest input is {first.info.max_tokens}"
+        length = first.info.tokens_for(tokens, TOKENS)
+        if tokens is not None and tokens > length:
+            msg = f"--tokens {tokens}: the model's longest input is {first.info.max_tokens}"
             raise RequestError(msg)
         for engine in (first, again):
             engine.fix(batch, length, seed=seed)

@@ -77,6 +77,8 @@ def damage_inputs(name: str, batch: Batch) -> Batch:
         return {**batch, ids: _shifted(batch[ids])}
     if name == "swapped mask":
         return {**batch, mask: batch[others[0]], others[0]: batch[mask]}
+    if batch[ids].ndim == 4:
+        return {**batch, ids: np.ascontiguousarray(batch[ids].swapaxes(2, 3))}
     if batch[ids].ndim == 3:  # features and a mask cannot be confused; two features can
         return {**batch, ids: np.ascontiguousarray(batch[ids][..., ::-1])}
     return {**batch, mask: batch[ids], ids: batch[mask]}

@@ -312,7 +312,7 @@ def _tokens(policy: Policy, engines: Sequence[EngineProcess]) -> int:
     if policy.tokens is not None and policy.tokens > longest:
         msg = f"--tokens {policy.tokens}: the models read at most {longest}; ask for fewer"
         raise RequestError(msg)
-    return policy.tokens or min(TOKENS, longest)
+    return min(engine.info.tokens_for(policy.tokens, TOKENS) for engine in engines)
 
 
 def _check_starts(policy: Policy, bench: Bench) -> list[Check]:

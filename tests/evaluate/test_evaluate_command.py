@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from tcompress.artifact import Artifact
 from tcompress.cli import cli
 from tcompress.encoder import open_encoder
+from tcompress.errors import RequestError
 from tcompress.evaluate.engine_info import EngineInfo
 from tcompress.evaluate.engine_process import EngineProcess
 from tcompress.evaluate.entrants import enter
@@ -178,9 +180,23 @@ def test_lengths_are_those_asked_for_within_the_model_or_the_longest_example(dat
 
     tensors = read_examples(data, Columns())
     texts = Examples("test", ids=("0",), texts=("a film",))
-    assert input_tokens(tensors, None, max_tokens=8) == [6]
-    assert input_tokens(texts, None, max_tokens=512) == [128]
-    assert input_tokens(texts, (16, 128, 384), max_tokens=64) == [16, 64]
+    assert input_tokens(tensors, None, reading(8)) == [6]
+    assert input_tokens(texts, None, reading(512)) == [128]
+    assert input_tokens(texts, (16, 128, 384), reading(64)) == [16, 64]
+
+
+def test_inputs_of_one_shape_are_measured_as_they_are() -> None:
+    from tcompress.data import Examples
+
+    images = Examples("test", ids=("0",), inputs=np.zeros((1, 3, 32, 32), np.float32))
+    info = replace(reading(197), fixed_tokens=197)
+    assert input_tokens(images, None, info) == [197]
+    with pytest.raises(RequestError, match="--tokens 64: every input of this model has 197 tokens"):
+        input_tokens(images, (64,), info)
+
+
+def reading(max_tokens: int) -> EngineInfo:
+    return EngineInfo("pytorch", "cpu", 1, ("a", "b"), max_tokens, {})
 
 
 def test_macs_of_a_plan_are_those_of_the_model_it_describes(source: Path):
