@@ -123,6 +123,8 @@ def _embedding(writer: GraphWriter, deployed: PlainEncoder) -> str:
         x = patches(writer, module, main)
     else:
         x = writer.linear(main, "tokens", module.tokens)
+    if module.scale != 1:
+        x = writer.node("Mul", x, writer.weight("scale", np.array(module.scale, np.float32)))
     if module.positions is not None and module.fixed_tokens is None:
         positions = _positions(writer, module, main)
         table = cast("Tensor", module.positions)

@@ -181,6 +181,7 @@ class EmbeddingAnatomy:
         prefix: Tokens that are the same for every input, each `(1, 1, width)`.
         input_shape: Of one input, where `tokens` is a convolution: `(channels, height, width)`
             or, of a spectrogram, `(frames, bins)`, over which it runs as `(1, bins, frames)`.
+        scale: Factor of the embedded tokens, before anything is added.
     """
 
     input_name: str
@@ -193,6 +194,7 @@ class EmbeddingAnatomy:
     limit: int | None = None
     prefix: tuple[Tensor, ...] = ()
     input_shape: tuple[int, ...] = ()
+    scale: float = 1.0
 
     @property
     def fixed_tokens(self) -> int | None:
@@ -261,6 +263,8 @@ class Anatomy:
         shared_order: Where layers are applied several times, their positions in order of
             application; empty where each is applied once.
         traceable: Whether torch-pruning's dependency graph sees all that depends on the heads.
+        plain: Whether these pieces are all there is; not in a user's module whose own code does
+            more, from which exports are then traced.
     """
 
     family: str
@@ -270,6 +274,7 @@ class Anatomy:
     head: HeadAnatomy
     shared_order: tuple[int, ...] = ()
     traceable: bool = True
+    plain: bool = True
 
     @property
     def order(self) -> tuple[int, ...]:

@@ -45,6 +45,7 @@ class PlainEmbedding(nn.Module):
         self.norm = anatomy.norm
         self.projection = anatomy.projection
         self.padding_id = anatomy.position_padding_id
+        self.scale = anatomy.scale
         self.max_tokens = anatomy.max_tokens
         self.fixed_tokens = anatomy.fixed_tokens
         self.input_shape = anatomy.input_shape
@@ -64,6 +65,8 @@ class PlainEmbedding(nn.Module):
             `(batch, tokens, hidden)`.
         """
         x = self._tokens_of(inputs)
+        if self.scale != 1:
+            x = x * self.scale
         if self.positions is not None:
             x = x + self._positions_of(inputs, x.shape[1])
         if self.token_types is not None:
