@@ -1,0 +1,145 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModelForImageClassification, ViTConfig, ViTModel
+
+from tcompress.compress.distillation import compared_tokens
+from tcompress.data import Examples
+from tcompress.encoder import Encoder, open_encoder
+from tcompress.errors import DataError, ModelError
+from tcompress.export.exporting import write_export
+from tcompress.plain import plain
+
+from .family_fixture import ANSWERS, INITIALIZER, SIZES, FamilyFixture
+from .fixtures import FAMILIES
+from .image_fixture import IMAGES, SIZE
+
+PATCHES = ("vit", "deit", "audio-spectrogram-transformer")
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(params=PATCHES)
+def family(request: pytest.FixtureRequest) -> FamilyFixture:
+    found: FamilyFixture = FAMILIES[request.param]
+    return found
+
+
+@pytest.fixture
+def vit(directories: Callable[[FamilyFixture], Path]) -> Encoder:
+    return open_encoder(directories(FAMILIES["vit"]))
+
+
+def images(inputs: np.ndarray) -> Examples:
+    return Examples("images.npz", tuple(map(str, range(len(inputs)))), inputs=inputs)
+
+
+def test_macs_count_every_token_that_the_position_table_counts(encoder: Encoder) -> None:
+    tokens = encoder.preprocessor.fixed_tokens
+    assert tokens is not None
+    assert tokens == encoder.anatomy.embedding.max_tokens
+    per_layer = 4 * tokens * 32 * 32 + 2 * tokens**2 * 32 + 2 * tokens * 32 * 48
+    assert encoder.anatomy.macs(tokens) == 3 * per_layer
+
+
+def test_the_plain_encoder_answers_as_the_model(encoder: Encoder) -> None:
+    module = plain(encoder)
+    for size in (1, 3):
+        inputs = encoder.example_tensors(size)
+        with torch.no_grad():
+            np.testing.assert_allclose(
+                module(*inputs.values()), encoder.model(**inputs).logits, rtol=0, atol=1e-5
+            )
+
+
+def test_only_the_tokens_that_the_head_reads_are_compared_at_the_end(encoder: Encoder) -> None:
+    batch = encoder.preprocessor.random_batch(2, 1)
+    read = 2 if encoder.anatomy.family == "audio-spectrogram-transformer" else 1
+    tokens = encoder.preprocessor.fixed_tokens
+    compared = compared_tokens(encoder.anatomy, batch)
+    assert compared.sum((1, 2)).tolist() == [2 * tokens, 2 * tokens, 2 * read]
+
+
+def test_bytes_are_scaled_and_normalized_as_the_model_directory_says(vit: Encoder) -> None:
+    pixels = RNG.integers(0, 256, (3, 20, 24, 3), dtype=np.uint8)
+    found = vit.preprocessor.encode(images(pixels)).collate([2, 0])["pixel_values"]
+    scaled = [Image.fromarray(pixels[i]).resize((SIZE, SIZE), resample=2) for i in (2, 0)]
+    expected = np.stack([np.asarray(image, np.float32) for image in scaled]) / 127.5 - 1
+    np.testing.assert_allclose(found, expected.transpose(0, 3, 1, 2), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        pytest.param(np.zeros((2, 3, 8, 8), np.float32), r"floats \(examples, 3, 16, 16\)", id="s"),
+        pytest.param(np.zeros((2, 3, 16, 16), np.int64), "got int64", id="integers"),
+        pytest.param(None, "reads images, the file holds texts", id="texts"),
+    ],
+)
+def test_inputs_that_are_no_images_of_the_model_are_refused(
+    vit: Encoder, inputs: np.ndarray | None, message: str
+) -> None:
+    examples = Examples("data", ("0", "1"), texts=("a", "b"), inputs=inputs)
+    with pytest.raises(DataError, match=message):
+        vit.preprocessor.encode(examples)
+
+
+def test_bytes_without_a_description_of_the_processor_are_refused(tmp_path: Path) -> None:
+    config = ViTConfig(**SIZES, **ANSWERS, **INITIALIZER, **IMAGES)
+    AutoModelForImageClassification.from_config(config).save_pretrained(tmp_path)
+    encoder = open_encoder(tmp_path)
+    with pytest.raises(ModelError, match=r"no preprocessor_config\.json in it"):
+        encoder.preprocessor.encode(images(np.zeros((1, 16, 16, 3), np.uint8)))
+
+
+def test_a_model_without_head_embeds_images(tmp_path: Path) -> None:
+    model = ViTModel(ViTConfig(**SIZES, **INITIALIZER, **IMAGES)).eval()
+    model.save_pretrained(tmp_path)
+    encoder = open_encoder(tmp_path)
+    inputs = encoder.example_tensors(2)
+    with torch.no_grad():
+        expected = model(**inputs).last_hidden_state.mean(1)
+        np.testing.assert_allclose(plain(encoder)(*inputs.values()), expected, rtol=0, atol=1e-5)
+
+
+def test_openvino_runs_images_and_spectrograms(encoder: Encoder, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    assert write_export(encoder, "openvino", tmp_path)["parity"]["max_abs_difference"] < 1e-5
+
+
+def test_photographs_of_digits_go_through_every_stage(
+    directories: Callable[[FamilyFixture], Path],
+    tcompress: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits(n_class=2)
+    pixels = np.kron(digits.images[:120] * 15, np.ones((4, 4))).astype(np.uint8)
+    data = tmp_path / "digits.npz"
+    names = np.array(["bad", "good"])[digits.target[:120]]
+    np.savez(data, inputs=pixels[..., None].repeat(3, -1), labels=names)
+    workspace = tmp_path / "workspace"
+
+    def run(*words: object) -> dict[str, Any]:
+        result = tcompress(*words, "--workspace", workspace, "--json")
+        assert result.exit_code == 0, result.output
+        document: dict[str, Any] = json.loads(result.stdout)
+        return document
+
+    run("init", directories(FAMILIES["vit"]), "--data", data)
+    run("prune", "--heads", 0.3, "--neurons", 0.3)
+    run("quantize")
+    run("export", "--format", "onnx")
+    timing = ("--device", "cpu", "--budget-s", 0.5, "--no-mix", "--batch", 1)
+    measured = run("evaluate", *timing)["measurements"]
+    assert {entry["tokens"] for entry in measured} == {17}
+    assert run("gate", "--max-drop", 0.9)["verdict"] == "pass"
+    refused = tcompress("evaluate", *timing, "--tokens", 64, "--workspace", workspace)
+    assert refused.exit_code == 2
+    assert "every input of this model has 17 tokens" in refused.output
