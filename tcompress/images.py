@@ -14,6 +14,10 @@ from .encoded import Array, Batch, Encoded
 from .errors import DataError, MissingExtraError, ModelError
 
 PROCESSOR_FILE = "preprocessor_config.json"
+# Pillow reads more, by code that is tried less.
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+_Take = Callable[[Sequence[int]], Array]
+"""From positions of examples to what the model reads of them."""
 
 
 @dataclass(frozen=True)
@@ -57,17 +61,11 @@ class PatchPreprocessor:
         Raises:
             DataError: If the examples are of another kind or shape.
         """
-        inputs = examples.inputs
-        if inputs is None:
-            msg = (
-                f"{examples.origin}: this model reads {self._kind}, the file holds texts; give an "
-                "NPZ file with arrays 'inputs' and 'labels'"
-            )
-            raise DataError(msg)
-        convert = self._converter(examples.origin, inputs)
+        source = self._files if examples.images is not None else self._arrays
+        take = source(examples)
 
         def collate(positions: Sequence[int]) -> Batch:
-            return {self.input_name: convert(inputs[list(positions)])}
+            return {self.input_name: take(positions)}
 
         return Encoded(np.full(len(examples), self.tokens, dtype=np.int64), 0, collate)
 
@@ -86,17 +84,24 @@ class PatchPreprocessor:
     def _kind(self) -> str:
         return "images" if len(self.shape) == 3 else "spectrograms"
 
-    def _converter(self, origin: str, inputs: Array) -> Callable[[Array], Array]:
-        """Return what turns some of the inputs into what the model reads."""
+    def _files(self, examples: Examples) -> _Take:
+        paths = examples.images or ()
+        if len(self.shape) != 3:
+            msg = f"{examples.origin}: this model reads {self._kind}, the file names images"
+            raise DataError(msg)
+        mode = "L" if self.shape[0] == 1 else "RGB"
+        return self._processing(examples.origin, lambda i: read_image(paths[i], mode))
+
+    def _arrays(self, examples: Examples) -> _Take:
+        origin, inputs = examples.origin, examples.inputs
+        if inputs is None:
+            msg = (
+                f"{origin}: this model reads {self._kind}, the file holds texts; give an NPZ file "
+                "with arrays 'inputs' and 'labels'"
+            )
+            raise DataError(msg)
         if len(self.shape) == 3 and inputs.ndim == 4 and inputs.dtype == np.uint8:
-            found = self._processed(inputs[:1]).shape[1:]
-            if found != self.shape:
-                msg = (
-                    f"{origin}: {PROCESSOR_FILE} turns images {inputs.shape[1:]} into {found}, "
-                    f"the model reads {self.shape}"
-                )
-                raise DataError(msg)
-            return self._processed
+            return self._processing(origin, lambda i: inputs[i])
         if not np.issubdtype(inputs.dtype, np.floating) or inputs.shape[1:] != self.shape:
             expected = ", ".join(map(str, ("examples", *self.shape)))
             images = " or bytes (examples, height, width, channels)"
@@ -105,22 +110,65 @@ class PatchPreprocessor:
                 f"{images if len(self.shape) == 3 else ''}, got {inputs.dtype} {inputs.shape}"
             )
             raise DataError(msg)
-        return lambda chosen: chosen.astype(np.float32)
+        return lambda positions: inputs[list(positions)].astype(np.float32)
 
-    def _processed(self, images: Array) -> Array:
-        """Scale and normalize images, `(images, height, width, channels)`."""
-        found = self._processor(images=list(images), input_data_format="channels_last")
-        return np.stack([np.asarray(image, np.float32) for image in found[self.input_name]])
+    def _processing(self, origin: str, image: Callable[[int], Array]) -> _Take:
+        """Scale and normalize images, `(height, width, channels)`."""
+
+        def take(positions: Sequence[int]) -> Array:
+            images = [image(i) for i in positions]
+            found = self._processor(images=images, input_data_format="channels_last")
+            made = [np.asarray(one, np.float32) for one in found[self.input_name]]
+            if wrong := [one.shape for one in made if one.shape != self.shape]:
+                msg = (
+                    f"{origin}: {PROCESSOR_FILE} makes images {wrong[0]} of these, the model "
+                    f"reads {self.shape}"
+                )
+                raise DataError(msg)
+            return np.stack(made)
+
+        take([0])
+        return take
 
     @cached_property
     def _processor(self) -> Any:
         return _open_processor(self.directory)
 
 
+def read_image(path: Path, mode: str) -> Array:
+    """Read an image.
+
+    Args:
+        path: Its file: PNG, JPEG, WebP or BMP.
+        mode: `RGB`, or `L` for grey.
+
+    Returns:
+        `(height, width, channels)`, uint8.
+
+    Raises:
+        DataError: If it is no such file, or too large to be meant well.
+        MissingExtraError: If Pillow is not installed.
+    """
+    _check_pillow()
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            pixels = np.asarray(image.convert(mode))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        msg = f"{path}: cannot be read as {', '.join(_FORMATS)}: {error}"
+        raise DataError(msg) from error
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _check_pillow() -> None:
+    if find_spec("PIL") is None:
+        raise MissingExtraError("images", "reading and scaling images")
+
+
 def _open_processor(directory: Path) -> Any:
     """Open the image processor of a model, the one that computes with Pillow."""
-    if find_spec("PIL") is None:
-        raise MissingExtraError("images", "images that are not yet floats")
+    _check_pillow()
     import transformers
     from transformers import AutoImageProcessor
 

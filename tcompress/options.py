@@ -96,6 +96,7 @@ class DataOptions:
         label_columns: Columns of 0 and 1, likewise.
         label_map: The model's label names by the data's, likewise.
         stride: Tokens that neighbouring windows of a context share, likewise.
+        image_column: Column of paths of images, likewise.
     """
 
     data: Path | None
@@ -107,6 +108,7 @@ class DataOptions:
     label_columns: tuple[str, ...] | None = None
     label_map: Mapping[str, str] | None = None
     stride: int | None = None
+    image_column: str | None = None
 
     @property
     def reading(self) -> dict[str, Any]:
@@ -151,6 +153,9 @@ LABEL_AND_WINDOW: dict[str, Callable[..., Any]] = {
         "--stride",
         type=click.IntRange(min=0),
         help="Tokens that windows of a long context share; 128 where nothing says so.",
+    ),
+    "image_column": click.option(
+        "--image-column", help="Column of paths of images, below the table's directory."
     ),
 }
 

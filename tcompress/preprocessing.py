@@ -13,7 +13,7 @@ from .encoded import ATTENTION_MASK, Array, Batch, Encoded, Unit, real_tokens
 from .errors import DataError, ModelError, RequestError
 from .images import PatchPreprocessor
 from .tokenizing import Tokenized, tokenize_questions, tokenize_texts, tokenize_words
-from .transformer import ARCHITECTURE_FILE, TransformerSpec
+from .transformer import ARCHITECTURE_FILE, TensorInputs, TransformerSpec
 
 __all__ = [
     "ATTENTION_MASK",
@@ -192,8 +192,9 @@ class TextPreprocessor:
 
     def _check_kind(self, examples: Examples) -> None:
         origin = examples.origin
-        if examples.inputs is not None:
-            msg = f"{origin}: this model reads texts, the file holds tensors"
+        if examples.inputs is not None or examples.images is not None:
+            kind = "tensors" if examples.images is None else "images"
+            msg = f"{origin}: this model reads texts, the file holds {kind}"
             raise DataError(msg)
         if self.unit is Unit.WORD and examples.words is None:
             msg = (
@@ -238,10 +239,10 @@ class TensorPreprocessor:
     """Passes arrays on, cut to the model's positions.
 
     Attributes:
-        spec: Architecture of the model.
+        spec: What the model reads.
     """
 
-    spec: TransformerSpec
+    spec: TensorInputs
 
     @property
     def max_tokens(self) -> int:
@@ -284,10 +285,7 @@ class TensorPreprocessor:
         def collate(positions: Sequence[int]) -> Batch:
             rows = list(positions)
             longest = max(1, int(lengths[rows].max()))
-            return {
-                self.spec.input_name: inputs[rows, :longest],
-                "attention_mask": mask[rows, :longest],
-            }
+            return self._named(inputs[rows, :longest], mask[rows, :longest])
 
         ends = mask.shape[1] - np.argmax(mask[:, ::-1] > 0, axis=1)
         lengths = np.where(mask.any(1), ends, 0).astype(np.int64)
@@ -308,7 +306,11 @@ class TensorPreprocessor:
             else rng.standard_normal((size, tokens, self.spec.feature_size), dtype=np.float32)
         )
         mask = np.ones((size, tokens), dtype=np.int64)
-        return {self.spec.input_name: inputs, "attention_mask": mask}
+        return self._named(inputs, mask)
+
+    def _named(self, inputs: Array, mask: Array) -> Batch:
+        named = {self.spec.input_name: inputs}
+        return named | {ATTENTION_MASK: mask} if self.spec.masked else named
 
     def _check_shape(self, origin: str, inputs: Array) -> None:
         expected = (
@@ -340,6 +342,8 @@ def open_preprocessor(
     pairs: bool = True,
     unit: Unit | str = Unit.EXAMPLE,
     patches: Mapping[str, Any] | None = None,
+    masked: bool = True,
+    tensors: Mapping[str, Any] | None = None,
 ) -> Preprocessor:
     """Open the preprocessing of a model directory.
 
@@ -351,6 +355,8 @@ def open_preprocessor(
         pairs: Whether it can read text pairs.
         unit: What the model decides on its own, where it reads texts.
         patches: `input_name`, `shape` and `tokens` of a model of images or spectrograms, or None.
+        masked: Whether the model is told what is padding.
+        tensors: Fields of `TensorInputs` for a directory that describes neither; else None.
 
     Raises:
         ModelError: If the directory has neither, or the tokenizer cannot be opened.
@@ -361,7 +367,9 @@ def open_preprocessor(
     spec_path = directory / ARCHITECTURE_FILE
     has_tokenizer = any((directory / name).is_file() for name in TOKENIZER_FILES)
     if spec_path.is_file() and not has_tokenizer:
-        return TensorPreprocessor(TransformerSpec.read(spec_path))
+        return TensorPreprocessor(TransformerSpec.read(spec_path).inputs)
+    if tensors is not None and not has_tokenizer:
+        return TensorPreprocessor(TensorInputs(**tensors))
     if not has_tokenizer:
         msg = f"{directory}: no tokenizer files in it (tokenizer.json, vocab.txt, ...)"
         raise ModelError(msg)
@@ -375,7 +383,8 @@ def open_preprocessor(
         limits.append(TransformerSpec.read(spec_path).max_positions)
     available = tuple(tokenizer.model_input_names)
     wanted = ("input_ids", TOKEN_TYPES, "attention_mask")
-    names = tuple(n for n in wanted if n in available and (token_types or n != TOKEN_TYPES))
+    taken = {"input_ids": True, TOKEN_TYPES: token_types, ATTENTION_MASK: masked}
+    names = tuple(name for name in wanted if name in available and taken[name])
     return TextPreprocessor(tokenizer, names, int(min(limits)), vocab_size, pairs, Unit(unit))
 
 

@@ -57,6 +57,7 @@ class DataConfig:
         label_columns: Columns of 0 and 1, one per label, in place of `label_column`.
         label_map: The model's label names by the data's.
         stride: Tokens that neighbouring windows of a long context share.
+        image_column: Column of paths of images, in place of `text_column`, or None.
     """
 
     file: str | None = None
@@ -75,6 +76,7 @@ class DataConfig:
     label_columns: tuple[str, ...] = ()
     label_map: dict[str, str] = field(default_factory=dict)
     stride: int = STRIDE
+    image_column: str | None = None
 
     @property
     def columns(self) -> Columns:
@@ -89,6 +91,7 @@ class DataConfig:
             self.label_columns,
             self.label_map,
             self.stride,
+            self.image_column,
         )
 
 

@@ -24,6 +24,7 @@ class Columns:
         label_columns: Columns of 0 and 1, one per label, in place of `label`.
         label_map: The model's label names by the data's.
         stride: Tokens that neighbouring windows of a context share.
+        image: Column of paths of images, relative to the table's directory, in place of `text`.
     """
 
     text: str = "text"
@@ -35,6 +36,7 @@ class Columns:
     label_columns: tuple[str, ...] = ()
     label_map: Mapping[str, str] = field(default_factory=dict)
     stride: int = STRIDE
+    image: str | None = None
 
     def __post_init__(self) -> None:
         if self.label_columns and self.label_separator is not None:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -50,6 +51,7 @@ class Examples:
         tags: One tag per word, or None.
         answers: Right answers to each question, none where the context has none, or None.
         stride: Tokens that neighbouring windows of a context share.
+        images: Files of images, or None.
     """
 
     origin: str
@@ -66,6 +68,7 @@ class Examples:
     tags: tuple[tuple[str, ...], ...] | None = None
     answers: tuple[tuple[Answer, ...], ...] | None = None
     stride: int = STRIDE
+    images: tuple[Path, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -203,6 +206,8 @@ class Examples:
             digest.update(b"\0" + self.text_pairs[i].encode("utf-8", "surrogatepass"))
         if self.words is not None:
             digest.update("\0".join(self.words[i]).encode("utf-8", "surrogatepass"))
+        if self.images is not None:
+            digest.update(self.images[i].read_bytes())
         if self.inputs is not None:
             digest.update(np.ascontiguousarray(self.inputs[i]).tobytes())
         if self.mask is not None:

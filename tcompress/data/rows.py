@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,9 @@ def examples_of(origin: str, frame: pd.DataFrame, columns: Columns) -> Examples:
         slices={name: _slice_values(frame[name]) for name in columns.slices},
         stride=columns.stride,
     )
+    if columns.image is not None:
+        images = table.images(columns.image)
+        return replace(examples, images=images, **table.labels(columns))
     if _is_list(_first(frame[columns.text])):
         return replace(examples, **table.tagged(columns))
     return replace(examples, texts=table.strings(columns.text), **table.labels(columns))
@@ -53,6 +57,18 @@ class _Table:
 
     def strings(self, name: str) -> tuple[str, ...]:
         return tuple(str(value) for value in self._values(name))
+
+    def images(self, name: str) -> tuple[Path, ...]:
+        """Find files below the table's directory; nothing else is opened."""
+        root = Path(self._origin).resolve().parent
+        paths = tuple((root / value).resolve() for value in self.strings(name))
+        for i, path in enumerate(paths):
+            if not path.is_relative_to(root):
+                why = f"names a file outside {root}; put the images below the table's directory"
+                raise self._error(name, i, why)
+            if not path.is_file():
+                raise self._error(name, i, f"names {path}, which is no file")
+        return paths
 
     def tagged(self, columns: Columns) -> dict[str, Any]:
         words = tuple(tuple(map(str, value)) for value in self._values(columns.text))
@@ -141,8 +157,10 @@ class _Table:
 
 def _customary(frame: pd.DataFrame, columns: Columns) -> Columns:
     """Name the columns that tables of words and of questions usually have."""
-    if columns.text != "text" or "text" in frame:
+    if columns.image is not None or columns.text != "text" or "text" in frame:
         return columns
+    if "image" in frame:
+        return replace(columns, image="image")
     label = columns.label
     if "tokens" in frame:
         if label not in frame:
@@ -156,7 +174,7 @@ def _customary(frame: pd.DataFrame, columns: Columns) -> Columns:
 
 
 def _check_columns(origin: str, frame: pd.DataFrame, columns: Columns) -> None:
-    wanted = (columns.text, columns.text_pair, columns.group)
+    wanted = (columns.image or columns.text, columns.text_pair, columns.group)
     for name in (*wanted, *columns.label_columns, *columns.slices):
         if name is not None and name not in frame:
             found = ", ".join(map(str, frame.columns))

@@ -10,13 +10,13 @@ from PIL import Image
 from transformers import AutoModelForImageClassification, ViTConfig, ViTModel
 
 from tcompress.compress.distillation import compared_tokens
-from tcompress.data import Examples
+from tcompress.data import Columns, Examples, read_examples
 from tcompress.encoder import Encoder, open_encoder
 from tcompress.errors import DataError, ModelError
 from tcompress.export.exporting import write_export
 from tcompress.plain import plain
 
-from .family_fixture import ANSWERS, INITIALIZER, SIZES, FamilyFixture
+from .family_fixture import ANSWERS, INITIALIZER, LABELS, SIZES, FamilyFixture
 from .fixtures import FAMILIES
 from .image_fixture import IMAGES, SIZE
 
@@ -86,6 +86,53 @@ def test_inputs_that_are_no_images_of_the_model_are_refused(
 ) -> None:
     examples = Examples("data", ("0", "1"), texts=("a", "b"), inputs=inputs)
     with pytest.raises(DataError, match=message):
+        vit.preprocessor.encode(examples)
+
+
+def write_table(directory: Path, *names: str) -> Path:
+    rows = [f"{name},{LABELS[i % 2]}" for i, name in enumerate(names)]
+    (directory / "photos.csv").write_text("\n".join(["photo,label", *rows]) + "\n")
+    return directory / "photos.csv"
+
+
+def test_a_table_names_images_of_any_size_below_its_directory(vit: Encoder, tmp_path: Path) -> None:
+    pixels = RNG.integers(0, 256, (18, 22, 3), dtype=np.uint8)
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "photos" / "a.png")
+    Image.fromarray(pixels[:, ::-1, 0]).save(tmp_path / "b.png")
+    table = write_table(tmp_path, "photos/a.png", "b.png")
+    examples = read_examples(table, Columns(image="photo"))
+    assert examples.labels == LABELS
+    assert len(set(examples.content_digests)) == 2
+    found = vit.preprocessor.encode(examples).collate([0, 1])["pixel_values"]
+    whole = vit.preprocessor.encode(images(pixels[None])).collate([0])["pixel_values"]
+    np.testing.assert_array_equal(found[0], whole[0])
+    np.testing.assert_array_equal(found[1, 0], found[1, 2], "a grey image has three equal channels")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        pytest.param("../secret.png", r"names a file outside .*in row 2", id="outside"),
+        pytest.param("/etc/hostname", "names a file outside", id="absolute"),
+        pytest.param("lost.png", "which is no file", id="missing"),
+    ],
+)
+def test_paths_that_lead_to_no_image_below_the_table_are_refused(
+    tmp_path: Path, name: str, message: str
+) -> None:
+    directory = tmp_path / "data"
+    directory.mkdir()
+    for path in (tmp_path / "secret.png", directory / "a.png"):
+        Image.new("RGB", (4, 4)).save(path)
+    with pytest.raises(DataError, match=message):
+        read_examples(write_table(directory, "a.png", name), Columns(image="photo"))
+
+
+def test_a_file_that_is_no_image_is_refused(vit: Encoder, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("no image")
+    examples = read_examples(write_table(tmp_path, "a.png"), Columns(image="photo"))
+    with pytest.raises(DataError, match=r"a\.png: cannot be read as PNG"):
         vit.preprocessor.encode(examples)
 
 
