@@ -2,14 +2,17 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 
 from tcompress.console import Console
-from tcompress.encoder import Encoder, label_indices
+from tcompress.encoder import Encoder
 from tcompress.errors import ArtifactError
 from tcompress.stages import DataSource, StageRun, encode_with_warning
 from tcompress.workspace import reference_to
 
 from .criteria import Criterion, Settings
+from .evidence import LabelledBatch
+from .questions import batch_rows, targets_of
 from .scores import HeadScores
 from .scoring import Ranking, rank_units
 
@@ -88,18 +91,25 @@ def rank_on_examples(
         return rank_units(encoder, kinds, settings=settings)
     examples = source.training_examples(max_examples, seed)
     encoded = encode_with_warning(encoder.preprocessor, examples, console)
-    labels = None if examples.labels is None else label_indices(encoder.labels, examples)
+    targets = targets_of(encoder, examples, encoded)
     others = f" and {len(kinds) - 1} more" if len(kinds) > 1 else ""
     batches = console.track(
         encoded.batches(BATCH_SIZE),
         f"scoring by {criteria[0]}{others}",
         -(-len(examples) // BATCH_SIZE),
     )
-    labelled = ((batch, None if labels is None else labels[rows]) for rows, batch in batches)
+    labelled = (
+        LabelledBatch(
+            batch,
+            None if targets is None else targets[encoded.row_numbers(positions)],
+            partial(batch_rows, encoded, positions),
+        )
+        for positions, batch in batches
+    )
     calibration = {
         "examples": len(examples),
         "digest": examples.digest,
-        "labels": "the model's own predictions" if labels is None else "data",
+        "labels": "the model's own predictions" if targets is None else "data",
         "seed": seed,
     }
     return rank_units(encoder, kinds, labelled, calibration, settings)

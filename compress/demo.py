@@ -19,7 +19,7 @@ from tcompress.artifact import write_json, writing_directory
 from tcompress.console import Console
 from tcompress.data import Columns, read_examples, split_examples
 from tcompress.digests import document_digest, file_digest
-from tcompress.encoder import WEIGHTS_FILE, copy_carried_files, label_indices, open_encoder
+from tcompress.encoder import WEIGHTS_FILE, label_indices, open_encoder
 from tcompress.errors import (
     DataError,
     MachineError,
@@ -28,6 +28,7 @@ from tcompress.errors import (
     OutputExistsError,
 )
 from tcompress.machine import cache_directory
+from tcompress.preprocessing import TOKENIZER_FILES
 from tcompress.transformer import (
     ARCHITECTURE_FILE,
     Pooling,
@@ -193,7 +194,9 @@ def _write_base_classifier(directory: Path) -> None:
 
     base = _base_model()
     directory.mkdir()
-    copy_carried_files(base, directory)
+    for name in TOKENIZER_FILES:
+        if (base / name).is_file():
+            shutil.copyfile(base / name, directory / name)
     config = AutoConfig.from_pretrained(
         str(base),
         local_files_only=True,

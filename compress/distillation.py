@@ -20,6 +20,8 @@ from tcompress.preprocessing import Batch, Encoded, real_tokens
 from tcompress.transformer import Pooling
 from tcompress.workspace import reference_to
 
+from .questions import Questions
+
 _TOKENS_READ = {Pooling.FIRST: 1, Pooling.FIRST_TWO: 2}
 _SCALE_EXAMPLES = 256
 _BATCH_SIZE = 64
@@ -184,16 +186,26 @@ def token_scales(teacher: Teacher, encoded: Encoded) -> Tensor:
     return total / tokens
 
 
-def logits_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+def logits_loss(
+    student: Tensor, teacher: Tensor, temperature: float, questions: Questions | None = None
+) -> Tensor:
     """Return T^2 KL(teacher / T || student / T), the mean over examples, in nats.
 
-    Hinton et al. 2015, arXiv:1503.02531, section 2.
+    Hinton et al. 2015, arXiv:1503.02531, section 2. Tasks whose answers have no temperature, as
+    numbers and vectors, have their own divergence.
 
     Args:
-        student: Logits, `(batch, labels)`.
-        teacher: Logits, `(batch, labels)`.
+        student: Logits, `(rows, channels)`.
+        teacher: Logits, `(rows, channels)`.
         temperature: T.
+        questions: What is asked; None for one class per row.
     """
+    if questions is not None:
+        decision = questions.decision
+        factor = temperature if decision.tempered else 1.0
+        theirs, ours = teacher.float() / factor, student.float() / factor
+        found = decision.divergences(theirs, ours, questions.members, questions.inputs)
+        return found.mean() * factor**2
     ours, theirs = (
         functional.log_softmax(logits.float() / temperature, dim=-1)
         for logits in (student, teacher)

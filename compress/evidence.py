@@ -4,10 +4,12 @@ All statistics that the criteria read come out of the same forward pass, hooks o
 backward passes. Nothing that is kept grows with the number of examples or tokens.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from tcompress.anatomy import Anatomy, LayerAnatomy
 from tcompress.encoder import Encoder, evaluating
 from tcompress.errors import CalibrationError
 from tcompress.preprocessing import Batch, real_tokens
+from tcompress.tasks import Task, decision_of
 
 from .freezing import untrained
 from .gating import Units, gated, head_closed, open_gates
@@ -27,15 +30,34 @@ from .probes import (
     Probe,
     check_classes,
     check_finite,
+    check_slope,
+    drawn_probe,
     exact_probe,
     jacobian_products,
     loss_probe,
     sampled_probe,
 )
+from .questions import real_rows
 
 PARTS = 4
 """Disjoint parts of the examples, whose evidence is kept apart to see how stable scores are."""
-LabelledBatch = tuple[Batch, Tensor | None]
+
+
+class LabelledBatch(NamedTuple):
+    """A calibration batch.
+
+    Attributes:
+        batch: Model inputs.
+        targets: What is right for each row; None for what the encoder answers.
+        cut: Takes its output to rows and the place of each row's input; None: every real token is
+            a row where tokens are answers, else every input.
+    """
+
+    batch: Batch
+    targets: Tensor | None = None
+    cut: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+
+
 """Model inputs, and class indices `(batch,)` or None where there are no labels."""
 
 
@@ -109,6 +131,8 @@ class Collector:
         self._statistics = frozenset(statistics)
         self._rng = np.random.default_rng(seed)
         self._draws = draws
+        self._decision = decision_of(encoder.task)
+        self._generator = torch.Generator().manual_seed(seed)
         self._sums: dict[Statistic, Tensor] = {}
         wanted = Statistic.OUTPUT_VARIANCE in self._statistics
         self._variances = [UnitVariance(la, PARTS) for la in self._anatomy.layers if wanted]
@@ -125,8 +149,8 @@ class Collector:
             CalibrationError: If there is no example, or the encoder's answers are of no use.
         """
         with evaluating(self._encoder.model), untrained(self._encoder.model):
-            for batch, targets in batches:
-                self._add(batch, targets)
+            for item in batches:
+                self._add(LabelledBatch(*item))
         if not self.examples.any():
             msg = "calibration needs at least one example"
             raise CalibrationError(msg)
@@ -150,7 +174,8 @@ class Collector:
             statistics[Statistic.WEIGHT_SIZE] = weight_sizes(self._anatomy)
         return Evidence(self._units, statistics)
 
-    def _add(self, batch: Batch, targets: Tensor | None) -> None:
+    def _add(self, item: LabelledBatch) -> None:
+        batch = item.batch
         examples = len(next(iter(batch.values())))
         fixed_tokens = self._encoder.preprocessor.fixed_tokens
         real = torch.from_numpy(real_tokens(batch, fixed_tokens)).to(self._encoder.device)
@@ -160,14 +185,18 @@ class Collector:
         with torch.set_grad_enabled(bool(self._statistics & (_LOSS | _CURVED))):
             gates = open_gates(self._anatomy, examples, self._encoder.device)
             with gated(self._anatomy, gates), self._observing(real, member):
-                logits = self._encoder.logits(batch)
-        check_finite(logits)
-        if self._statistics & _FROM_LOGITS:
-            check_classes(logits.shape[-1])
-        if logits.requires_grad:
-            self._add_gradients(logits, (*gates.heads, *gates.neurons), targets, member)
+                output = self._encoder.logits(batch)
+        cut = item.cut or partial(real_rows, real=real)
+        rows, members = cut(output)
+        answers = _Answers(rows, members, examples, cut)
+        check_finite(answers.rows)
+        if self._statistics & _FROM_LOGITS and self._encoder.task is Task.CLASSIFICATION:
+            check_classes(answers.rows.shape[-1])
+        if answers.rows.requires_grad:
+            probe = self._probe(answers, item.targets)
+            self._add_gradients(answers.rows, (*gates.heads, *gates.neurons), probe, member)
         if Statistic.DIVERGENCE in self._statistics:
-            self._sum(Statistic.DIVERGENCE, self._divergences(batch, logits), member)
+            self._sum(Statistic.DIVERGENCE, self._divergences(batch, answers), member)
         self.examples += member.sum(1)
         self._tokens += member @ real.sum(1).cpu()
 
@@ -178,9 +207,8 @@ class Collector:
             self._sums[name] = self._sums[name] + sums if name in self._sums else sums
 
     def _add_gradients(
-        self, logits: Tensor, gates: Sequence[Tensor], targets: Tensor | None, member: Tensor
+        self, logits: Tensor, gates: Sequence[Tensor], probe: Probe, member: Tensor
     ) -> None:
-        probe = self._probe(logits.detach(), targets)
         # r: passes, q: rows of the curvature, b: examples, u: units
         products = jacobian_products(logits, gates, probe.directions)
         gradient = torch.einsum("rb,rbu->bu", probe.loss, products)
@@ -193,8 +221,17 @@ class Collector:
             products_of_heads = torch.einsum("qbi,qbj->bij", heads, heads)
             self._sum(Statistic.HEAD_CURVATURE, products_of_heads, member)
 
-    def _probe(self, logits: Tensor, targets: Tensor | None) -> Probe:
-        targets = logits.argmax(-1) if targets is None else targets.to(logits.device)
+    def _probe(self, answers: "_Answers", targets: Tensor | None) -> Probe:
+        logits = answers.rows.detach()
+        if targets is None:
+            if self._statistics & _LOSS:
+                check_slope(self._decision)
+            targets = self._decision.own(logits, answers.members)
+        targets = targets.to(logits.device)
+        if self._encoder.task is not Task.CLASSIFICATION:
+            draws = self._draws if self._statistics & _CURVED else 0
+            rows = (logits, answers.members, answers.inputs)
+            return drawn_probe(self._decision, *rows, targets, draws, self._generator)
         if not self._statistics & _CURVED:
             return loss_probe(logits, targets)
         if logits.shape[-1] <= MOST_EXACT_CLASSES:
@@ -203,16 +240,16 @@ class Collector:
         return sampled_probe(logits, targets, uniforms)
 
     @torch.no_grad()
-    def _divergences(self, batch: Batch, logits: Tensor) -> Tensor:
+    def _divergences(self, batch: Batch, answers: "_Answers") -> Tensor:
         """Return the divergence that every head's absence causes, `(examples, heads)`."""
-        teacher = logits.double().log_softmax(-1)
+        teacher = answers.rows.double()
         columns = []
         for layer in self._anatomy.layers:
             for head in range(layer.num_heads):
                 with head_closed(layer, head):
-                    student = self._encoder.logits(batch).double().log_softmax(-1)
+                    student, members = answers.cut(self._encoder.logits(batch))
                 columns.append(
-                    functional.kl_div(student, teacher, reduction="none", log_target=True).sum(-1)
+                    self._decision.divergences(teacher, student.double(), members, answers.inputs)
                 )
         # rounding can bring a divergence of nothing below 0
         return torch.stack(columns, dim=1).clamp(min=0) if columns else teacher[:, :0]
@@ -239,6 +276,15 @@ class Collector:
             if self._statistics & _ATTENTION:
                 self._sum(Statistic.ENTROPY, torch.cat([m.entropy for m in maps], 1), member)
                 self._sum(Statistic.CONFIDENCE, torch.cat([m.confidence for m in maps], 1), member)
+
+
+class _Answers(NamedTuple):
+    """What an encoder answered to a batch, in rows; see `tcompress.tasks.decision`."""
+
+    rows: Tensor
+    members: Tensor
+    inputs: int
+    cut: Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def weight_sizes(anatomy: Anatomy) -> Tensor:

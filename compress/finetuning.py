@@ -19,11 +19,12 @@ from tcompress.machine import cpu_features, has_fast_bf16, threads_for
 from tcompress.preprocessing import Encoded
 
 from .checkpoint import Checkpoint, State
-from .distillation import Teacher, logits_loss
+from .distillation import Teacher
 from .freezing import frozen
-from .judging import agreement, predict_all
+from .judging import predict_all
 from .objective import Objective
 from .progress import Progress, silent
+from .questions import Questions
 
 _BATCHES_PER_BUCKET = 32
 # Left out of a recipe's JSON while they are at these values, so that recipes from before they
@@ -97,7 +98,7 @@ class Split:
 
     Attributes:
         encoded: The inputs.
-        labels: `(examples,)`, class indices; None where there are none.
+        labels: What is right, `(rows, ...)`, as the task says; None where that is not known.
     """
 
     encoded: Encoded
@@ -114,8 +115,9 @@ class Epoch:
     Attributes:
         number: From 1; 0 is the encoder before training.
         loss: Mean training loss, or None before training.
-        accuracy: Fraction answered as labelled, or None without labels.
-        agreement: Fraction answered as the teacher does, or None without a teacher.
+        accuracy: Fraction answered as labelled, or what stands for it in the task; None without
+            labels.
+        agreement: The same by the teacher's answers; None without a teacher.
         divergence: Mean KL(teacher || encoder) in nats, lower is better; None without a teacher.
         parts: Mean of each part of the training loss, before its weight.
     """
@@ -298,12 +300,13 @@ class _Training:
         """Look at the validation split after an epoch."""
         logits = predict_all(self.encoder, self.validation.encoded)
         labels, right = self.validation.labels, self.right_logits
+        asked = Questions.of(self.encoder, self.validation.encoded)
         return Epoch(
             number,
             losses.get("loss"),
-            accuracy=None if labels is None else agreement(logits, labels),
-            agreement=None if right is None else agreement(logits, right.argmax(-1)),
-            divergence=None if right is None else float(logits_loss(logits, right, 1.0)),
+            accuracy=None if labels is None else asked.score(logits, labels),
+            agreement=None if right is None else asked.score(logits, asked.own(right)),
+            divergence=None if right is None else asked.divergence(right, logits),
             parts={name: loss for name, loss in losses.items() if name != "loss"},
         )
 

@@ -15,11 +15,12 @@ from tcompress.encoder import Encoder
 from tcompress.errors import CalibrationError
 from tcompress.machine import threads_for
 from tcompress.plain import plain
-from tcompress.preprocessing import Encoded
+from tcompress.preprocessing import Batch, Encoded
 
-from .judging import mean_divergence, predict_all
+from .judging import predict_all
 from .precision import runtime_int8
 from .product_inputs import channel_extremes
+from .questions import Questions, collect
 from .shifting import shift_
 from .smoothing import fold_value_biases_, smooth_
 
@@ -70,9 +71,10 @@ def calibrate_int8_(encoder: Encoder, encoded: Encoded, held_out: Encoded) -> In
     batches = [batch for _, batch in encoded.batches(_BATCH_SIZE)]
     with threads_for(encoder.parameters):
         answers = predict_all(encoder, held_out, _BATCH_SIZE)
+        asked = Questions.of(encoder, held_out)
 
         def divergence() -> float:
-            return mean_divergence(answers, _int8_answers(encoder, held_out))
+            return asked.divergence(answers, _int8_answers(encoder, held_out))
 
         fold_value_biases_(encoder)  # as every export does
         before, original = divergence(), copy.deepcopy(encoder.model.state_dict())
@@ -86,9 +88,11 @@ def calibrate_int8_(encoder: Encoder, encoded: Encoded, held_out: Encoded) -> In
 
 
 def _int8_answers(encoder: Encoder, encoded: Encoded) -> torch.Tensor:
-    """Return the logits with the int8 sublayers of the plan in int8, `(examples, labels)`."""
+    """Return the logits with the int8 sublayers of the plan in int8, `(rows, channels)`."""
     module = runtime_int8(plain(encoder))
-    logits = torch.empty(len(encoded.lengths), len(encoder.labels))
-    for rows, batch in encoded.batches(_BATCH_SIZE):
-        logits[rows] = module(*(torch.from_numpy(batch[name]) for name in module.input_names))
-    return logits
+
+    def predict(batch: Batch) -> torch.Tensor:
+        answers: torch.Tensor = module(*(torch.from_numpy(batch[n]) for n in module.input_names))
+        return answers
+
+    return collect(predict, encoded, _BATCH_SIZE)

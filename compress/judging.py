@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tcompress.encoder import Encoder, label_indices
+from tcompress.encoder import Encoder
 from tcompress.preprocessing import Batch, Encoded
 from tcompress.stages import StageRun
 
 from .prediction import divergence_for, expected_accuracy
+from .questions import Questions, collect, targets_of
 
 _SELECTION_EXAMPLES = 4096
 _DROP_CAUTION = 0.6
@@ -32,32 +32,13 @@ def predict_all(encoder: Encoder, encoded: Encoded, batch_size: int = 64) -> Ten
         batch_size: Examples per batch.
 
     Returns:
-        `(examples, labels)`, float32, on the CPU.
+        `(rows, channels)`, float32, on the CPU; for most tasks a row per example.
     """
-    return _collect(encoder.predict, len(encoder.labels), encoded, batch_size)
-
-
-def _collect(
-    predict: Callable[[Batch], Any], labels: int, encoded: Encoded, batch_size: int = 64
-) -> Tensor:
-    logits = torch.empty(len(encoded.lengths), labels)
-    for rows, batch in encoded.batches(batch_size):
-        logits[rows] = torch.from_numpy(predict(batch))
-    return logits
-
-
-def agreement(logits: Tensor, classes: Tensor) -> float:
-    """Return the fraction of examples whose highest logit is that of their class, 0 to 1.
-
-    Args:
-        logits: `(examples, classes)`.
-        classes: Class indices, `(examples,)`.
-    """
-    return int((logits.argmax(-1) == classes).sum()) / len(classes)
+    return collect(encoder.predict, encoded, batch_size)
 
 
 def mean_divergence(logits: Tensor, changed: Tensor) -> float:
-    """Return the mean KL(softmax(logits) || softmax(changed)) in nats.
+    """Return the mean KL(softmax(logits) || softmax(changed)) in nats, of one class per row.
 
     Args:
         logits: `(examples, classes)`.
@@ -73,7 +54,7 @@ class Selection:
 
     Attributes:
         encoded: The inputs.
-        labels: Right classes, `(examples,)`; None where there are none: then the unchanged
+        labels: What is right, `(rows, ...)`; None where that is not known: then the unchanged
             encoder's answers count as right, and the accuracy is the agreement with it.
     """
 
@@ -89,8 +70,8 @@ class Selection:
             encoder: The encoder that it changes.
         """
         examples = run.data.workspace_split("validation", _SELECTION_EXAMPLES, 0)
-        labels = None if examples.labels is None else label_indices(encoder.labels, examples)
-        return cls(run.encode(encoder, examples), labels)
+        encoded = run.encode(encoder, examples)
+        return cls(encoded, targets_of(encoder, examples, encoded))
 
 
 @dataclass(frozen=True)
@@ -99,7 +80,7 @@ class Verdict:
 
     Attributes:
         divergence: Mean KL(unchanged || changed) in nats.
-        accuracy: Fraction right.
+        accuracy: Fraction right, or what stands for it in the task.
         expected: The accuracy that the divergence lets expect, which scatters less.
     """
 
@@ -119,22 +100,23 @@ class Judge:
     def __init__(self, encoder: Encoder, selection: Selection) -> None:
         self._encoder = encoder
         self._selection = selection
+        self.questions = Questions.of(encoder, selection.encoded)
 
     @cached_property
     def answers(self) -> Tensor:
-        """The encoder's logits, `(examples, labels)`."""
+        """The encoder's logits, `(rows, channels)`."""
         return predict_all(self._encoder, self._selection.encoded)
 
     @cached_property
     def truth(self) -> Tensor:
-        """Right classes, `(examples,)`."""
+        """What is right, `(rows, ...)`."""
         labels = self._selection.labels
-        return self.answers.argmax(-1) if labels is None else labels
+        return self.questions.own(self.answers) if labels is None else labels
 
-    @property
+    @cached_property
     def accuracy(self) -> float:
-        """The encoder's fraction right."""
-        return agreement(self.answers, self.truth)
+        """The encoder's fraction right, or what stands for it in the task."""
+        return self.questions.score(self.answers, self.truth)
 
     def verdict(self, predict: Callable[[Batch], Any]) -> Verdict:
         """Judge a changed form.
@@ -142,10 +124,18 @@ class Judge:
         Args:
             predict: Answers a batch, as `Encoder.predict` does.
         """
-        logits = _collect(predict, len(self._encoder.labels), self._selection.encoded)
-        divergence = mean_divergence(self.answers, logits)
-        expected = expected_accuracy(self.answers, self.truth, divergence)
-        return Verdict(divergence, agreement(logits, self.truth), expected)
+        logits = collect(predict, self._selection.encoded)
+        divergence = self.questions.divergence(self.answers, logits)
+        found = self.questions.score(logits, self.truth)
+        return Verdict(divergence, found, self.expected_accuracy(divergence))
+
+    def expected_accuracy(self, divergence: float) -> float:
+        """Return the accuracy to expect of a changed form.
+
+        Args:
+            divergence: How far its answers are, the mean over inputs.
+        """
+        return expected_accuracy(self.answers, self.truth, divergence, questions=self.questions)
 
     def bound(self, max_drop: float) -> float:
         """Return the divergence in nats at which an accuracy drop is safely expected to hold.
@@ -153,7 +143,8 @@ class Judge:
         Args:
             max_drop: The drop, a fraction above 0.
         """
-        bound = divergence_for(self.answers, self.truth, _DROP_CAUTION * max_drop)
+        drop = _DROP_CAUTION * max_drop
+        bound = divergence_for(self.answers, self.truth, drop, questions=self.questions)
         return max(bound, LEAST_DIVERGENCE)
 
     def stays_inside(self, verdict: Verdict, max_drop: float) -> bool:
@@ -173,7 +164,8 @@ class Judge:
             verdict: The verdict; None where nothing was changed, or nobody asked.
         """
         return {
-            "examples": len(self.truth),
+            "examples": self.questions.inputs,
+            "measure": self.questions.decision.measure,
             "labels": "data" if self._selection.labels is not None else "source encoder",
             "accuracy_before": self.accuracy,
             "accuracy": None if verdict is None else verdict.accuracy,

@@ -16,10 +16,11 @@ from tcompress.errors import CalibrationError
 from tcompress.plain import PlainEncoder, PlainLayer, attention_bias, plain
 from tcompress.plan import CompressionPlan, Precision
 from tcompress.preprocessing import Batch
+from tcompress.tasks import decision_of
 
 from .cost import Engine, LatencyMeter
-from .judging import mean_divergence
 from .precision import RuntimeInt8Linear, ToInt8, dynamic_int8, lowered, runtime_int8
+from .questions import Questions, real_rows
 
 
 class Part(StrEnum):
@@ -159,24 +160,30 @@ def measure_divergences(
         for lowering in candidates
     }
     found: list[dict[Lowering | None, Tensor]] = []
+    members: list[Tensor] = []
+    inputs = 0
     with torch.inference_mode():
         for batch in batches:
-            inputs = [torch.from_numpy(batch[name]) for name in source.input_names]
-            found.append(_answers(source, inputs, changes))
+            given = [torch.from_numpy(batch[name]) for name in source.input_names]
+            answers, owners = _answers(source, given, changes)
+            found.append(answers)
+            members.append(owners + inputs)
+            inputs += len(given[0])
     if not found:
         msg = "measuring sensitivity needs at least one example in the training split"
         raise CalibrationError(msg)
-    answers = torch.cat([logits[None] for logits in found])
+    asked = Questions(decision_of(encoder.task), torch.cat(members), inputs)
+    whole = torch.cat([rows[None] for rows in found])
     return {
-        lowering: mean_divergence(answers, torch.cat([logits[lowering] for logits in found]))
+        lowering: asked.divergence(whole, torch.cat([rows[lowering] for rows in found]))
         for lowering in candidates
     }
 
 
 def _answers(
     source: PlainEncoder, inputs: list[Tensor], changes: Mapping[Lowering, PlainLayer]
-) -> dict[Lowering | None, Tensor]:
-    """Return the logits of a batch by lowering; under None those of the source."""
+) -> tuple[dict[Lowering | None, Tensor], Tensor]:
+    """Return the rows of a batch by lowering, under None those of the source; and their inputs."""
     embedded, mask = source.embed(*inputs)
     streams: dict[Lowering | None, Tensor] = {None: embedded}
     for index, module in enumerate(source.layers):
@@ -189,7 +196,8 @@ def _answers(
             }
             streams = {key: _apply(layer, part, x, mask) for key, x in streams.items()}
             streams.update(branches)
-    return {key: source.classify(x, mask) for key, x in streams.items()}
+    cut = {key: real_rows(source.classify(x, mask), mask != 0) for key, x in streams.items()}
+    return {key: rows for key, (rows, _) in cut.items()}, cut[None][1]
 
 
 def _apply(layer: PlainLayer, part: Part, x: Tensor, mask: Tensor) -> Tensor:

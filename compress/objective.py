@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from tcompress.encoder import Encoder
 from tcompress.preprocessing import Batch, Encoded
+from tcompress.tasks import decision_of
 
 from .distillation import (
     Outputs,
@@ -18,6 +18,7 @@ from .distillation import (
     token_losses,
     token_scales,
 )
+from .questions import Questions, batch_rows
 
 
 @dataclass(frozen=True)
@@ -25,14 +26,14 @@ class Part:
     """One batch of a step, and how much of the step it is.
 
     Attributes:
-        rows: Positions of its examples.
+        inputs: Positions of its inputs.
         batch: Their model inputs.
         share: Its fraction of the step's examples.
         compared: `(layers, batch, tokens)`, 1 where tokens are compared with the teacher's.
         token_shares: `(layers,)`, its fraction of the step's compared tokens.
     """
 
-    rows: list[int]
+    inputs: list[int]
     batch: Batch
     share: float
     compared: Tensor
@@ -43,13 +44,14 @@ class Objective:
     """What an encoder is trained towards.
 
     The loss of a step is the weighted sum of up to three means: `task`, the cross-entropy to the
-    labels; `logits`, the KL divergence from the teacher; `tokens`, the distance to the teacher's
-    tokens behind every layer. The losses of a step's parts add up to those of the whole step.
+    labels or what the task has in its place; `logits`, the divergence from the teacher; `tokens`,
+    the distance to the teacher's tokens behind every layer. The losses of a step's parts add up to
+    those of the whole step.
 
     Args:
         encoder: The encoder to train.
         encoded: The training examples.
-        labels: Their classes, `(examples,)`, or None.
+        labels: What is right, `(rows, ...)`, or None.
         teacher: Whom to learn from, or None.
     """
 
@@ -59,6 +61,7 @@ class Objective:
         self._encoder = encoder
         self._encoded = encoded
         self._labels = labels
+        self._decision = decision_of(encoder.task)
         self._anatomy = encoder.anatomy
         self._teacher = teacher
         self._scales = torch.empty(0) if teacher is None else token_scales(teacher, encoded)
@@ -100,8 +103,11 @@ class Objective:
         student = outputs_of(self._encoder, self._anatomy, part.batch)
         losses: dict[str, Tensor] = {}
         if self._labels is not None:
-            targets = self._labels[part.rows].to(student.logits.device)
-            losses["task"] = functional.cross_entropy(student.logits.float(), targets) * part.share
+            numbers = self._encoded.row_numbers(part.inputs)
+            targets = self._labels[numbers].to(student.logits.device)
+            rows, members = batch_rows(self._encoded, part.inputs, student.logits)
+            per_input = self._decision.losses(rows.float(), targets, members, len(part.inputs))
+            losses["task"] = per_input.mean() * part.share
         if self._teacher is not None:
             losses |= self._distances(student, self._teacher, part)
         weighted = [self._weights[name] * value for name, value in losses.items()]
@@ -111,8 +117,11 @@ class Objective:
         with torch.no_grad():
             right = outputs_of(teacher.encoder, teacher.anatomy, part.batch)
         per_layer = token_losses(student.layers, right.layers, part.compared, self._scales)
+        rows, members = batch_rows(self._encoded, part.inputs, student.logits)
+        wanted, _ = batch_rows(self._encoded, part.inputs, right.logits)
+        questions = Questions(self._decision, members, len(part.inputs))
+        distance = logits_loss(rows, wanted, teacher.recipe.temperature, questions)
         return {
-            "logits": logits_loss(student.logits, right.logits, teacher.recipe.temperature)
-            * part.share,
+            "logits": distance * part.share,
             "tokens": (per_layer * part.token_shares).mean(),
         }

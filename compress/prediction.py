@@ -1,35 +1,54 @@
 """From a divergence to an accuracy, before and without running the smaller encoder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from statistics import fmean
 
 import torch
 from torch import Tensor
+
+from .questions import Questions
 
 _DRAWS = 16
 _HALVINGS = 30
 _LARGEST_NOISE = 64.0
 
 
-def expected_accuracy(logits: Tensor, truth: Tensor, divergence: float, seed: int = 0) -> float:
+def expected_accuracy(
+    logits: Tensor,
+    truth: Tensor,
+    divergence: float,
+    seed: int = 0,
+    *,
+    questions: Questions | None = None,
+) -> float:
     """Return the accuracy to expect of an encoder that diverges from another one by so much.
 
     The change of the logits is taken for independent normal noise, as large as it takes for the
-    mean KL(softmax(z) || softmax(z + noise)) to be the divergence.
+    mean KL(softmax(z) || softmax(z + noise)), or what the task has in its place, to be the
+    divergence.
 
     Args:
-        logits: The other encoder's z, `(examples, classes)`.
-        truth: Right classes, `(examples,)`.
-        divergence: Mean KL in nats.
+        logits: The other encoder's z, `(rows, channels)`.
+        truth: What is right, `(rows, ...)`.
+        divergence: Mean KL in nats, or what stands for it.
         seed: Seed of the noise.
+        questions: What is asked; None for one class per row.
 
     Returns:
         Fraction right, 0 to 1, mean over the noise.
     """
-    noisy = _Noisy(logits, truth, seed)
+    noisy = _Noisy(logits, truth, seed, questions)
     return noisy.accuracy(_largest(lambda size: noisy.divergence(size) < divergence))
 
 
-def divergence_for(logits: Tensor, truth: Tensor, drop: float, seed: int = 0) -> float:
+def divergence_for(
+    logits: Tensor,
+    truth: Tensor,
+    drop: float,
+    seed: int = 0,
+    *,
+    questions: Questions | None = None,
+) -> float:
     """Return the largest divergence at which the accuracy is expected to fall by no more.
 
     Args:
@@ -37,8 +56,9 @@ def divergence_for(logits: Tensor, truth: Tensor, drop: float, seed: int = 0) ->
         truth: Right classes, `(examples,)`.
         drop: Fraction, above 0.
         seed: Seed of the noise.
+        questions: As for `expected_accuracy`.
     """
-    noisy = _Noisy(logits, truth, seed)
+    noisy = _Noisy(logits, truth, seed, questions)
     before = noisy.accuracy(0.0)
     return noisy.divergence(_largest(lambda size: before - noisy.accuracy(size) <= drop))
 
@@ -46,19 +66,22 @@ def divergence_for(logits: Tensor, truth: Tensor, drop: float, seed: int = 0) ->
 class _Noisy:
     """Logits with noise of any size, the same draw each time."""
 
-    def __init__(self, logits: Tensor, truth: Tensor, seed: int) -> None:
+    def __init__(
+        self, logits: Tensor, truth: Tensor, seed: int, questions: Questions | None
+    ) -> None:
         generator = torch.Generator().manual_seed(seed)
         self._logits, self._truth = logits.double(), truth
         self._noise = torch.randn(_DRAWS, *logits.shape, generator=generator, dtype=torch.float64)
+        self._questions = questions or Questions.of_classes(len(logits))
 
     def divergence(self, size: float) -> float:
-        teacher = self._logits.log_softmax(-1)
-        student = (self._logits + size * self._noise).log_softmax(-1)
-        return float((teacher.exp() * (teacher - student)).sum(-1).mean())
+        return fmean(self._questions.divergence(self._logits, z) for z in self._changed(size))
 
     def accuracy(self, size: float) -> float:
-        right = (self._logits + size * self._noise).argmax(-1) == self._truth
-        return float(right.double().mean())
+        return fmean(self._questions.score(z, self._truth) for z in self._changed(size))
+
+    def _changed(self, size: float) -> Iterator[Tensor]:
+        return (self._logits + size * noise for noise in self._noise)
 
 
 def _largest(fits: Callable[[float], bool]) -> float:

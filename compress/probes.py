@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tcompress.errors import CalibrationError
+from tcompress.tasks import Decision
 
 MOST_EXACT_CLASSES = 10
 """With more classes the curvature is estimated from draws."""
@@ -116,6 +117,53 @@ def sampled_probe(logits: Tensor, targets: Tensor, uniforms: Tensor) -> Probe:
     weights = torch.eye(draws + 1, device=logits.device, dtype=logits.dtype)
     weights = weights.unsqueeze(-1).expand(-1, -1, len(logits))
     return Probe(torch.stack(residuals), weights[0], weights[1:] * draws**-0.5)
+
+
+def drawn_probe(
+    decision: Decision,
+    logits: Tensor,
+    members: Tensor,
+    inputs: int,
+    targets: Tensor,
+    draws: int,
+    generator: torch.Generator,
+) -> Probe:
+    """Ask for the gradient of a task's loss, and for drawn directions of its curvature.
+
+    Args:
+        decision: How the task's logits are read.
+        logits: `(rows, channels)`.
+        members: The input of each row, `(rows,)`.
+        inputs: Number of inputs.
+        targets: What is right, `(rows, ...)`.
+        draws: Directions per input.
+        generator: Draws them.
+    """
+    with torch.enable_grad():
+        leaf = logits.detach().requires_grad_()
+        loss = decision.losses(leaf, targets, members, inputs).sum()
+        (slope,) = torch.autograd.grad(loss, leaf)
+    drawn = [decision.drawn(logits, members, generator) for _ in range(draws)]
+    weights = torch.eye(draws + 1, device=logits.device, dtype=logits.dtype)
+    weights = weights.unsqueeze(-1).expand(-1, -1, inputs)
+    return Probe(torch.stack([slope, *drawn]), weights[0], weights[1:] * max(draws, 1) ** -0.5)
+
+
+def check_slope(decision: Decision) -> None:
+    """Refuse losses that an encoder's own answers make flat.
+
+    Args:
+        decision: How the task's logits are read.
+
+    Raises:
+        CalibrationError: If every encoder is right by its own answers.
+    """
+    if decision.flat_at_own:
+        msg = (
+            "without labels the loss of this task is flat at the encoder's own answers; use "
+            "--criterion obs or curvature, or give labels"
+        )
+        raise CalibrationError(msg)
 
 
 def _residual(logits: Tensor, targets: Tensor) -> Tensor:

@@ -11,12 +11,12 @@ from tcompress.encoder import Encoder
 from tcompress.errors import RequestError
 from tcompress.plan import CompressionPlan
 from tcompress.preprocessing import Encoded
+from tcompress.tasks import Task
 
 from .cost import LatencyMeter, OpenMeter
 from .cost_measuring import known_costs
 from .judging import LEAST_DIVERGENCE, Judge, Selection, Verdict
 from .planning import LatencyCosts, MacCosts, Planner, smallest_within_loss
-from .prediction import expected_accuracy
 from .progress import Progress, silent
 from .prune_recipe import PruneRecipe
 from .pruning import prune_
@@ -193,8 +193,10 @@ class Pruner:
         """
         if self._surgeon is None or self._calibration is None:
             return None
-        ratio = float(doubt(judge.answers).mean()) / self._surgeon.survey.doubt
-        return expected_accuracy(judge.answers, judge.truth, ratio * self._macs.loss(plan))
+        ratio = 1.0
+        if self._encoder.task is Task.CLASSIFICATION:
+            ratio = float(doubt(judge.answers).mean()) / self._surgeon.survey.doubt
+        return judge.expected_accuracy(ratio * self._macs.loss(plan))
 
     def _timed_plan(self) -> tuple[CompressionPlan, dict[str, Any]]:
         """Plan by the table of costs, time the plan itself, and correct what the table missed."""

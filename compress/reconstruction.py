@@ -20,6 +20,7 @@ from tcompress.preprocessing import Encoded
 
 from .least_squares import Fitting
 from .progress import Progress, silent
+from .questions import real_rows
 from .streams import Pair, Streams, Sublayer
 
 
@@ -127,6 +128,6 @@ def _refit_head_(pair: Pair, streams: Streams) -> None:
 
 
 def _reach(module: PlainEncoder, x: Tensor, real: Tensor, depth: int) -> Tensor:
-    """Return what a linear stage of the head reads, `(batch, channels)`."""
+    """Return what a linear stage of the head reads, `(rows, channels)`."""
     x = x if module.final_norm is None else module.final_norm(x)
-    return module.head.climb(module.head.pool(x, real), depth)
+    return real_rows(module.head.climb(module.head.pool(x, real), depth), real)[0]

@@ -7,16 +7,18 @@ from typing import Any
 from tcompress.artifact import Artifact, Manifest, is_artifact
 from tcompress.data import Examples
 from tcompress.digests import document_digest
-from tcompress.encoder import Encoder, label_indices
+from tcompress.encoder import Encoder
 from tcompress.errors import RequestError
 from tcompress.loading import load_encoder
 from tcompress.machine import library_versions
 from tcompress.stages import StageRun
+from tcompress.tasks import decision_of
 from tcompress.workspace import reference_to
 
 from .checkpoint import Checkpoint, checkpoint_path
 from .distillation import Distillation, Teacher, unpruned_ancestor
 from .finetuning import Epoch, FinetuneRecipe, Split, finetune_, kept_epoch
+from .questions import targets_of
 
 
 def choose_teacher(directory: Path, distill: bool | None, teacher: Path | None) -> Path | None:
@@ -110,10 +112,14 @@ class Recovery:
 
     def _split(self, encoder: Encoder, examples: Examples) -> Split:
         encoded = self.run.encode(encoder, examples)
-        if examples.labels is None and self.teacher is not None:
+        targets = targets_of(encoder, examples, encoded)
+        if targets is None and self.teacher is None:
+            decision_of(encoder.task).targets(
+                encoder.labels, examples, encoded
+            )  # says what is missing
+        if targets is None:
             self.run.console.say(f"finetune: {examples.origin} has no labels; the teacher answers")
-            return Split(encoded, None)
-        return Split(encoded, label_indices(encoder.labels, examples))
+        return Split(encoded, targets)
 
 
 def closing_line(artifact: Artifact) -> str:

@@ -11,14 +11,17 @@ from tcompress.errors import CalibrationError
 from tcompress.machine import threads_for
 from tcompress.plain import PlainEncoder, attention_bias, plain
 from tcompress.preprocessing import Batch
+from tcompress.tasks import Task, decision_of
 
 from .elimination import Regression, damped
 from .freezing import untrained
 from .moments import Moments
 from .probes import MOST_EXACT_CLASSES, check_classes, check_finite
+from .questions import real_rows
 from .sublayers import Side, sides
 
 _RIDGE = 1e-3
+_DRAWS = 4
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Survey:
     Attributes:
         sublayers: Attention and FFN of every layer.
         doubt: E[1 - sum p^2] on the examples, p the encoder's probabilities: the trace of the
-            curvature of the divergence in the logits.
+            curvature of the divergence in the logits. 0 of tasks without one class per example.
     """
 
     sublayers: list[tuple[Sensitivity, Sensitivity]]
@@ -72,7 +75,8 @@ def measure_sensitivity(encoder: Encoder, batches: Iterable[Batch], *, seed: int
     1/2 sum_c (u_c^T J e)^2, where e is the change of the stream behind a sublayer, J the Jacobian
     of the logits in it, and sum_c u_c u_c^T = diag(p) - p p^T the curvature of the divergence in
     the logits (generalized Gauss-Newton). With independent errors of the tokens and rows
-    h = u_c^T J, that is 1/2 sum_t tr(E[h h^T] E[e e^T]).
+    h = u_c^T J, that is 1/2 sum_t tr(E[h h^T] E[e e^T]). Other tasks than one class per example
+    have a divergence of their own, and draw their u; where tokens are answers, each real one is.
 
     Args:
         encoder: The encoder; not changed.
@@ -84,12 +88,12 @@ def measure_sensitivity(encoder: Encoder, batches: Iterable[Batch], *, seed: int
     """
     module = plain(encoder)
     gatherers = [_Gatherer(side) for side in _sides(module)]
-    generator = torch.Generator().manual_seed(seed)
+    draw = _Directions(encoder.task, torch.Generator().manual_seed(seed))
     examples, unsure = 0, 0.0
     with threads_for(encoder.parameters), untrained(module), torch.enable_grad():
         for batch in batches:
             examples += len(next(iter(batch.values())))
-            unsure += _look(module, batch, encoder.device, gatherers, generator)
+            unsure += _look(module, batch, encoder.device, gatherers, draw)
     if examples == 0:
         msg = "calibration needs at least one example"
         raise CalibrationError(msg)
@@ -111,21 +115,45 @@ def _look(
     batch: Batch,
     device: torch.device,
     gatherers: list["_Gatherer"],
-    generator: torch.Generator,
+    draw: "_Directions",
 ) -> float:
     """Add a batch to the sums; returns the sum of its examples' doubt."""
     inputs = [torch.from_numpy(batch[name]).to(device) for name in module.input_names]
     features, streams, logits, mask = _forward(module, inputs)
-    check_finite(logits)
-    check_classes(logits.shape[-1])
+    answers, members = real_rows(logits, mask != 0)
+    check_finite(answers)
     gradients = [
-        torch.autograd.grad(logits, streams, direction, retain_graph=True)
-        for direction in divergence_directions(logits.detach(), generator)
+        torch.autograd.grad(answers, streams, direction, retain_graph=True)
+        for direction in draw(answers.detach(), members)
     ]
     for gatherer, x, rows in zip(gatherers, features, zip(*gradients, strict=True), strict=True):
         real = mask[:, : x.shape[1]] != 0
         gatherer.add(x.detach()[real], torch.stack([row[real] for row in rows]))
-    return float(doubt(logits.detach()).sum())
+    return draw.doubt(answers.detach())
+
+
+class _Directions:
+    """Directions u of the logits with sum u u^T the curvature of the task's divergence.
+
+    Args:
+        task: The task.
+        generator: Draws what is drawn.
+    """
+
+    def __init__(self, task: Task, generator: torch.Generator) -> None:
+        self._of_classes = task is Task.CLASSIFICATION
+        self._decision = decision_of(task)
+        self._generator = generator
+
+    def __call__(self, rows: Tensor, members: Tensor) -> Iterable[Tensor]:
+        if self._of_classes:
+            check_classes(rows.shape[-1])
+            return divergence_directions(rows, self._generator)
+        drawn = (self._decision.drawn(rows, members, self._generator) for _ in range(_DRAWS))
+        return [direction * _DRAWS**-0.5 for direction in drawn]
+
+    def doubt(self, rows: Tensor) -> float:
+        return float(doubt(rows).sum()) if self._of_classes else 0.0
 
 
 def _forward(

@@ -23,11 +23,13 @@ class Decision(ABC):
 
     Attributes:
         measure: What `score` is, for people.
-        few_channels: Whether its channels exclude each other, so that few can be gone through.
+        flat_at_own: Whether the loss has no slope at the model's own answers.
+        tempered: Whether logits may be divided by a temperature.
     """
 
     measure: str
-    few_channels = False
+    flat_at_own = False
+    tempered = True
 
     @abstractmethod
     def targets(self, labels: tuple[str, ...], examples: Examples, encoded: Encoded) -> Tensor:
@@ -124,8 +126,6 @@ class _Classes(Decision):
 class Classification(_Classes):
     """One class per input."""
 
-    few_channels = True
-
     def targets(self, labels: tuple[str, ...], examples: Examples, encoded: Encoded) -> Tensor:
         """See `Decision.targets`; `(rows,)`."""
         if examples.labels is None:
@@ -167,8 +167,8 @@ class MultiLabel(Decision):
 
     def losses(self, rows: Tensor, targets: Tensor, members: Tensor, inputs: int) -> Tensor:
         """See `Decision.losses`; the sum over classes."""
-        kwargs = {"reduction": "none"}
-        return functional.binary_cross_entropy_with_logits(rows.float(), targets, **kwargs).sum(-1)
+        loss = functional.binary_cross_entropy_with_logits
+        return loss(rows.float(), targets, reduction="none").sum(-1)
 
     def divergences(self, teacher: Tensor, student: Tensor, members: Tensor, inputs: int) -> Tensor:
         """See `Decision.divergences`; the sum over classes."""
@@ -191,6 +191,8 @@ class Regression(Decision):
     """Numbers, with errors taken for normal with variance 1."""
 
     measure = "correlation"
+    flat_at_own = True
+    tempered = False
 
     def targets(self, labels: tuple[str, ...], examples: Examples, encoded: Encoded) -> Tensor:
         """See `Decision.targets`; `(rows, 1)`."""
@@ -278,6 +280,8 @@ class Embedding(Decision):
     """Vectors, of which the direction counts."""
 
     measure = "mean cosine"
+    flat_at_own = True
+    tempered = False
 
     def targets(self, labels: tuple[str, ...], examples: Examples, encoded: Encoded) -> Tensor:
         """Refuse: what vectors are right only another model says."""
@@ -294,7 +298,8 @@ class Embedding(Decision):
 
     def divergences(self, teacher: Tensor, student: Tensor, members: Tensor, inputs: int) -> Tensor:
         """See `Decision.divergences`; 1 less the cosine."""
-        return 1 - functional.cosine_similarity(teacher.float(), student.float(), dim=-1)
+        cosine = functional.cosine_similarity(teacher.double(), student.double(), dim=-1)
+        return (1 - cosine).clamp(min=0).to(student.dtype)
 
     def score(self, rows: Tensor, targets: Tensor, members: Tensor) -> float:
         """See `Decision.score`."""
@@ -305,7 +310,8 @@ class Embedding(Decision):
         unit = functional.normalize(rows.double(), dim=-1)
         signs = _signs(unit, generator)
         turning = signs - unit * (signs * unit).sum(-1, keepdim=True)
-        return (turning / rows.double().norm(dim=-1, keepdim=True).clamp(min=1e-12)).to(rows)
+        lengths: Tensor = rows.double().norm(dim=-1, keepdim=True).clamp(min=1e-12)
+        return (turning / lengths).to(rows)
 
 
 _DECISIONS: dict[Task, Decision] = {
@@ -337,7 +343,7 @@ def _unlabelled(examples: Examples) -> DataError:
 
 
 def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
-    drawn = torch.randint(0, 2, like.shape, generator=generator)
+    drawn: Tensor = torch.randint(0, 2, like.shape, generator=generator)
     return (drawn * 2 - 1).to(like)
 
 

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from ..embedder import is_embedder
 from ..errors import ModelError, RequestError
 from .kinds import Task
@@ -46,13 +48,24 @@ def infer_task(directory: Path, config: Any, asked: Task | None = None) -> Task:
             f"known are names that end in {', '.join(_HEADS)}"
         )
         raise ModelError(msg)
-    # Without a name, as in files written by hand, a sequence classifier is meant.
+    # Without a name, as in files written by hand, a sequence classifier is meant; so it is where
+    # a head was put on an encoder without changing the name.
     found = _HEADS[ends[0]] if ends else Task.CLASSIFICATION
+    if found is Task.EMBEDDING and _has_classifier(directory):
+        found = Task.CLASSIFICATION
     if found is Task.CLASSIFICATION:
         found = _of_sequences(config)
         if asked in (Task.CLASSIFICATION, Task.MULTI_LABEL, Task.REGRESSION):
             return asked
     return check_task(directory, found, asked)
+
+
+def _has_classifier(directory: Path) -> bool:
+    try:
+        with safe_open(directory / "model.safetensors", "np") as weights:
+            return any(name.startswith("classifier.") for name in weights.keys())  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return False  # said when the weights are read
 
 
 def check_task(directory: Path, found: Task, asked: Task | None) -> Task:
