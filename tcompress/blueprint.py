@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,6 +23,40 @@ from .transformer import Pooling
 
 ANATOMY_FILE = "anatomy.json"
 FAMILY = "own module"
+
+
+class MaskForm(StrEnum):
+    """How a module is told which tokens are padding."""
+
+    NUMBER = "number"
+    """1 at real tokens, 0 at padding."""
+    REAL = "real"
+    """True at real tokens."""
+    PADDING = "padding"
+    """True at padding."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """How a module is called.
+
+    Attributes:
+        main: Argument of the ids or features.
+        mask: Argument that says what is padding, or None.
+        mask_form: How it says that.
+        token_types: Argument of the token types, or None.
+        outputs: Channels of the answers.
+    """
+
+    main: str = ""
+    mask: str | None = None
+    mask_form: MaskForm = MaskForm.NUMBER
+    token_types: str | None = None
+    outputs: int = 0
+
+    def __post_init__(self) -> None:
+        """Coerce the mode."""
+        object.__setattr__(self, "mask_form", MaskForm(self.mask_form))
 
 
 @dataclass(frozen=True)
@@ -102,6 +137,8 @@ class Blueprint:
             answers. Where they are not, exports are traced from the module itself.
         runs_plain: Whether the pieces are also what runs, in place of the module's own forward,
             whose attention could not lose heads.
+        fused: Projections that were taken apart into query, key and value.
+        call: How the module is called.
     """
 
     layers: tuple[LayerPaths, ...]
@@ -116,6 +153,8 @@ class Blueprint:
     token_types: str | None = None
     plain: bool = True
     runs_plain: bool = False
+    fused: tuple[str, ...] = ()
+    call: Call = Call()
 
     def __post_init__(self) -> None:
         """Coerce the mode."""
@@ -176,7 +215,8 @@ class Blueprint:
         """
         values = dict(document)
         values["layers"] = tuple(LayerPaths(**layer) for layer in values["layers"])
-        values["head"] = tuple(StagePaths(**stage) for stage in values.get("head", ()))
+        values["head"] = tuple(StagePaths(**stage) for stage in values["head"])
+        values |= {"fused": tuple(values["fused"]), "call": Call(**values["call"])}
         return cls(**values)
 
 
@@ -256,9 +296,7 @@ class Declared:
             scale=self.scale,
             embedding_norm=self.embedding_norm,
             final_norm=self.final_norm,
-            head=tuple(
-                StagePaths(n, a) for n, a in zip(self.head, activations, strict=False)
-            ),
+            head=tuple(StagePaths(n, a) for n, a in zip(self.head, activations, strict=False)),
             head_norm=self.head_norm,
             pooling=self.pooling,
         )

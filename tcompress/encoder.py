@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,14 @@ from torch import Tensor, nn
 from . import families
 from .anatomy import Anatomy
 from .attention import replace_attention_
+from .blueprint import ANATOMY_FILE
 from .data import Examples, label_index
 from .digests import document_digest, file_digest
 from .embedder import Embedder, EmbedderSpec, dense_weights, embedder_files, is_embedder
 from .errors import DataError, DeviceError, ModelError
+from .factories import FACTORY_FILE
 from .images import PROCESSOR_FILE
+from .own_module import PREFIX, OwnModule, build, described, is_described, opened
 from .plan import CompressionPlan
 from .preprocessing import TOKENIZER_FILES, Batch, Preprocessor, open_preprocessor
 from .pruned_checkpoints import plan_without, take_pruned_heads_
@@ -37,7 +40,8 @@ _AUTO_CLASSES = {
 }
 # Weights of these parts that a model has no place for would be missed.
 _COMPUTING_PARTS = ("attention", "embedding")
-_CARRIED_FILES = (CONFIG_FILE, ARCHITECTURE_FILE, *TOKENIZER_FILES, PROCESSOR_FILE)
+_DESCRIPTIONS = (CONFIG_FILE, ARCHITECTURE_FILE, FACTORY_FILE, ANATOMY_FILE)
+_CARRIED_FILES = (*_DESCRIPTIONS, *TOKENIZER_FILES, PROCESSOR_FILE)
 
 
 @dataclass
@@ -133,6 +137,8 @@ class Encoder:
             directory: An existing directory; its files of the same names are replaced.
         """
         copy_carried_files(self.directory, directory)
+        if isinstance(self.model, OwnModule):
+            self.model.write_description(directory)
         state = {name: value.contiguous() for name, value in self.model.state_dict().items()}
         for prefix, name in _weight_files(self.model).items():
             part = {n[len(prefix) :]: v for n, v in state.items() if n.startswith(prefix)}
@@ -151,9 +157,9 @@ def logits_of(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     Returns:
         What `Encoder.model` is said to give.
     """
-    if isinstance(model, Embedder):
-        embedded: Tensor = model(**inputs)
-        return embedded
+    if isinstance(model, Embedder | OwnModule):
+        answers: Tensor = model(**inputs)
+        return answers
     if isinstance(model, TransformerClassifier):
         output: Tensor = model(inputs[model.spec.input_name], inputs.get("attention_mask"))
         return output
@@ -223,6 +229,8 @@ def _weight_files(model: nn.Module) -> dict[str, str]:
     """Return which part of a model's state goes into which file, by prefix of its names."""
     if isinstance(model, Embedder):
         return {"base.": WEIGHTS_FILE} | dense_weights(model.spec)
+    if isinstance(model, OwnModule):
+        return {PREFIX: WEIGHTS_FILE}
     return {"": WEIGHTS_FILE}
 
 
@@ -265,7 +273,12 @@ def open_encoder(
     if not directory.is_dir():
         msg = f"{directory}: no such model directory"
         raise ModelError(msg)
-    if (directory / ARCHITECTURE_FILE).is_file():
+    model: nn.Module
+    if (directory / FACTORY_FILE).is_file():
+        model = _open_own(directory, plan)
+        labels = model.labels
+        task = check_task(directory, Task.CLASSIFICATION, task)
+    elif (directory / ARCHITECTURE_FILE).is_file():
         model, labels = _open_torch(directory, plan)
         task = check_task(directory, Task.CLASSIFICATION, task)
     elif (directory / CONFIG_FILE).is_file():
@@ -273,7 +286,10 @@ def open_encoder(
         task = infer_task(directory, config, task)
         model, labels, plan = _open_transformers(directory, config, task, plan)
     else:
-        msg = f"{directory}: neither {CONFIG_FILE} nor {ARCHITECTURE_FILE} in it; not a model"
+        msg = (
+            f"{directory}: neither {CONFIG_FILE} nor {ARCHITECTURE_FILE} in it; not a model (of a "
+            "module of your own: --model package.module:factory --weights DIR)"
+        )
         raise ModelError(msg)
     model.eval()
     anatomy = families.anatomy_of(model)
@@ -287,10 +303,33 @@ def open_encoder(
         token_types=anatomy.embedding.token_types is not None,
         patches=anatomy.embedding.patches,
         unit=unit_of(task),
+        masked=not isinstance(model, OwnModule) or model.masked,
+        tensors=asdict(model.inputs) if isinstance(model, OwnModule) else None,
     )
     if plan is None:
         plan = CompressionPlan.dense(anatomy.head_counts, anatomy.neuron_counts)
     return Encoder(model, plan, labels, preprocessor, directory, task)
+
+
+def _open_own(directory: Path, plan: CompressionPlan | None) -> OwnModule:
+    module, state = build(directory), _read_weights(directory)
+    if is_described(directory):
+        model = described(directory, module)
+        if plan is not None:
+            model.anatomy().resize_(plan)
+        _load_state(directory, model.module, state)
+        return model
+    _load_state(directory, module, state)
+    return opened(directory, module, _padding_id(directory))
+
+
+def _padding_id(directory: Path) -> int | None:
+    """Return the tokenizer's padding id, where there is a tokenizer."""
+    if not any((directory / name).is_file() for name in TOKENIZER_FILES):
+        return None
+    return open_preprocessor(
+        directory, max_positions=None, vocab_size=0, token_types=False
+    ).padding_id
 
 
 def _open_torch(directory: Path, plan: CompressionPlan | None) -> tuple[nn.Module, tuple[str, ...]]:

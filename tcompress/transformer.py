@@ -35,10 +35,31 @@ class Pooling(StrEnum):
     FIRST = "first"
     FIRST_TWO = "first-two"
     """The mean of the first two tokens."""
+    FIRST_PAIR = "first-pair"
+    """The first two tokens side by side."""
     MEAN = "mean"
     MAX = "max"
     NONE = "none"
     """Every token is an answer of its own."""
+
+
+@dataclass(frozen=True)
+class TensorInputs:
+    """What a model reads that reads no texts.
+
+    Attributes:
+        input_name: Name of the main input.
+        vocab_size: Vocabulary size for inputs that are token ids; 0 for feature inputs.
+        feature_size: Width of each input vector for feature inputs; 0 for token ids.
+        max_positions: Longest input.
+        masked: Whether the model is told what is padding.
+    """
+
+    input_name: str
+    vocab_size: int
+    feature_size: int
+    max_positions: int
+    masked: bool = True
 
 
 @dataclass(frozen=True)
@@ -102,6 +123,11 @@ class TransformerSpec:
     def input_name(self) -> str:
         """Name of the main input: `input_ids` for token ids, `inputs` for features."""
         return "input_ids" if self.vocab_size else "inputs"
+
+    @property
+    def inputs(self) -> TensorInputs:
+        """What the model reads, where that is no text."""
+        return TensorInputs(self.input_name, self.vocab_size, self.feature_size, self.max_positions)
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -213,7 +239,7 @@ def pooled(pooling: Pooling, x: Tensor, mask: Tensor | None) -> Tensor:
         mask: `(batch, tokens)`, 1 at real tokens; None: all are.
 
     Returns:
-        `(batch, hidden)`; `x` itself without pooling.
+        `(batch, hidden)`, or `(batch, 2 * hidden)` of a pair; `x` itself without pooling.
     """
     if pooling is Pooling.NONE:
         return x
@@ -221,6 +247,8 @@ def pooled(pooling: Pooling, x: Tensor, mask: Tensor | None) -> Tensor:
         return x[:, 0]
     if pooling is Pooling.FIRST_TWO:
         return x[:, :2].mean(1)
+    if pooling is Pooling.FIRST_PAIR:
+        return x[:, :2].flatten(1)
     real = torch.ones_like(x[..., :1]) if mask is None else mask.unsqueeze(-1)
     if pooling is Pooling.MAX:
         return x.masked_fill(real == 0, float("-inf")).amax(1)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from ..anatomy import Anatomy
 from ..embedder import Embedder
 from ..errors import ModelError
+from ..own_module import OwnModule
 from ..transformer import TransformerClassifier
 from .base import Family, embedder_head
 from .bert import BertLike, DistilBert, Electra, RobertaLike
@@ -42,6 +43,8 @@ def anatomy_of(model: nn.Module) -> Anatomy:
     """
     if isinstance(model, TransformerClassifier):
         return torch_anatomy(model)
+    if isinstance(model, OwnModule):
+        return model.anatomy()
     if isinstance(model, Embedder):
         return replace(anatomy_of(model.base), head=embedder_head(model))
     return _family_of(model).anatomy(model, model.config)

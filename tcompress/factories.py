@@ -1,0 +1,194 @@
+"""Factories of users' own modules, `package.module:factory`: trusted only where they were typed.
+
+Opening a model must not run code that a file names. So a factory is imported only after its name
+came from the user: with `--model`, `--trust-module`, `tcompress.load(..., trust_module=...)`, or
+the environment variable that hands it to processes started by this one.
+"""
+
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from importlib import import_module, util
+from pathlib import Path
+from typing import Any
+
+from .digests import document_digest
+from .errors import ModelError, RequestError
+from .machine import cache_directory
+
+FACTORY_FILE = "factory.json"
+TRUST_VARIABLE = "TCOMPRESS_TRUST_MODULE"
+_WEIGHTS_FILE = "model.safetensors"
+_SCHEMA_VERSION = 1
+_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+
+
+def is_factory(name: str) -> bool:
+    """Tell whether something typed is the name of a factory, and no path.
+
+    Args:
+        name: What was typed.
+    """
+    return _NAME.fullmatch(name) is not None and not Path(name).exists()
+
+
+def trust(name: str) -> None:
+    """Allow this process, and those it starts, to import a factory.
+
+    Args:
+        name: What the user typed.
+
+    Raises:
+        RequestError: If it is no name of a factory.
+    """
+    if _NAME.fullmatch(name) is None:
+        msg = f"{name!r} is no name of a factory; write it as package.module:factory"
+        raise RequestError(msg)
+    os.environ[TRUST_VARIABLE] = ",".join(dict.fromkeys([*_trusted(), name]))
+
+
+def built_by(directory: Path) -> Any:
+    """Call the factory that a model directory names.
+
+    Args:
+        directory: A directory with `factory.json`.
+
+    Returns:
+        What it returned.
+
+    Raises:
+        RequestError: If the factory is not trusted, or cannot be imported.
+        ModelError: If the file names none, or the factory fails.
+    """
+    name = factory_of(directory)
+    if name not in _trusted():
+        msg = (
+            f"{directory}: its model is built by {name}, code that is only imported where you "
+            f"say so: --trust-module {name}"
+        )
+        raise RequestError(msg)
+    try:
+        return imported(name)()
+    except Exception as error:  # the user's code raises anything
+        if isinstance(error, RequestError):
+            raise
+        msg = f"{name}() raised {type(error).__name__}: {error}"
+        raise ModelError(msg) from error
+
+
+def factory_of(directory: Path) -> str:
+    """Return the name of the factory that a model directory names.
+
+    Args:
+        directory: A directory with `factory.json`.
+
+    Raises:
+        ModelError: If the file names none.
+    """
+    path = directory / FACTORY_FILE
+    try:
+        name = json.loads(path.read_text(encoding="utf-8"))["factory"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        msg = f"{path}: names no factory: {error!r}"
+        raise ModelError(msg) from error
+    if not isinstance(name, str) or _NAME.fullmatch(name) is None:
+        msg = f"{path}: {name!r} is no name of a factory (package.module:factory)"
+        raise ModelError(msg)
+    return name
+
+
+def imported(name: str) -> Callable[[], Any]:
+    """Import a trusted factory, from the current directory too, as `python -m` would.
+
+    Args:
+        name: Its name.
+
+    Raises:
+        RequestError: If there is no such thing.
+    """
+    module, _, attribute = name.partition(":")
+    _make_current_directory_importable()
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        msg = f"{name}: cannot be imported: {error}; run where `python -m {module}` would work"
+        raise RequestError(msg) from error
+    if not callable(found):
+        msg = f"{name} is a {type(found).__name__}, not a function that returns a module"
+        raise RequestError(msg)
+    factory: Callable[[], Any] = found
+    return factory
+
+
+def house(name: str, weights: Path | None, directory: Path | None = None) -> Path:
+    """Make a model directory of a factory and its weights; it holds a link to them.
+
+    Args:
+        name: The factory, which is trusted from here on.
+        weights: A safetensors file, or a directory with `model.safetensors`; tokenizer files and
+            `anatomy.json` are taken from beside it. None for beside the factory's module.
+        directory: Where; in the user's cache by default.
+
+    Returns:
+        The directory; that of the weights itself where it is one already.
+
+    Raises:
+        RequestError: If there are no such weights.
+    """
+    trust(name)
+    file = _weights_of(name, weights)
+    if (file.parent / FACTORY_FILE).is_file() and factory_of(file.parent) == name:
+        return file.parent
+    if directory is None:
+        key = document_digest({"factory": name, "weights": str(file.resolve())})
+        directory = cache_directory() / "modules" / key[:16]
+    directory.mkdir(parents=True, exist_ok=True)
+    for path in file.parent.iterdir():
+        if path.is_file() and path.suffix in (".json", ".txt", ".model"):
+            shutil.copyfile(path, directory / path.name)
+    document = {"schema_version": _SCHEMA_VERSION, "factory": name}
+    (directory / FACTORY_FILE).write_text(json.dumps(document) + "\n", encoding="utf-8")
+    _link(file.resolve(), directory / _WEIGHTS_FILE)
+    return directory
+
+
+def _trusted() -> list[str]:
+    return [name for name in os.environ.get(TRUST_VARIABLE, "").split(",") if name]
+
+
+def _make_current_directory_importable() -> None:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+
+
+def _weights_of(name: str, weights: Path | None) -> Path:
+    if weights is None:
+        _make_current_directory_importable()
+        try:
+            spec = util.find_spec(name.partition(":")[0])
+        except ImportError:
+            spec = None
+        if spec is None or spec.origin is None:
+            msg = f"{name}: there is no such module; run where `python -m` would find it"
+            raise RequestError(msg)
+        weights = Path(spec.origin).parent
+    file = weights / _WEIGHTS_FILE if weights.is_dir() else weights
+    if not file.is_file():
+        msg = (
+            f"{file}: no such weights; name a safetensors file, or a directory with "
+            f"{_WEIGHTS_FILE}, with --weights"
+        )
+        raise RequestError(msg)
+    return file
+
+
+def _link(file: Path, link: Path) -> None:
+    link.unlink(missing_ok=True)
+    try:
+        link.symlink_to(file)
+    except OSError:  # Windows lets few users make links
+        shutil.copyfile(file, link)
