@@ -22,7 +22,7 @@ from tcompress.workspace import reference_to
 
 from .questions import Questions
 
-_TOKENS_READ = {Pooling.FIRST: 1, Pooling.FIRST_TWO: 2}
+_TOKENS_READ = {Pooling.FIRST: 1, Pooling.FIRST_TWO: 2, Pooling.FIRST_PAIR: 2}
 _SCALE_EXAMPLES = 256
 _BATCH_SIZE = 64
 

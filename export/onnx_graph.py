@@ -332,8 +332,10 @@ def _pooled(writer: GraphWriter, pooling: Pooling, x: str, *, masked: bool) -> s
     if pooling is Pooling.FIRST:
         return writer.node("Gather", x, writer.weight("first", np.array(0)), axis=1)
     axes = writer.weight("axes", np.array([1]))
-    if pooling is Pooling.FIRST_TWO:
+    if pooling in (Pooling.FIRST_TWO, Pooling.FIRST_PAIR):
         x = writer.node("Slice", x, *_range(writer, 0, 2), axes)
+    if pooling is Pooling.FIRST_PAIR:
+        return writer.node("Flatten", x, axis=1)
     if not masked or pooling is Pooling.FIRST_TWO:
         op = "ReduceMax" if pooling is Pooling.MAX else "ReduceMean"
         return writer.node(op, x, axes, keepdims=0)

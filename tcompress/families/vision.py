@@ -4,7 +4,9 @@ import re
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ..anatomy import Anatomy, EmbeddingAnatomy, HeadAnatomy, HeadStage, LayerAnatomy
 from ..transformer import Pooling
@@ -31,6 +33,7 @@ _PATHS_4 = replace(
     attention_norm="layernorm_before",
     ffn_norm="layernorm_after",
 )
+_HEADS = ("cls_classifier", "distillation_classifier")
 _STACK_5, _STACK_4 = "layers", "encoder.layer"
 _LINEARS = ("query", "key", "value", "output", "ffn_in", "ffn_out")
 
@@ -111,11 +114,66 @@ class Vit(Family):
 
 
 class Deit(Vit):
-    """DeiT: a second token learns from a teacher; classifiers without a teacher do not read it."""
+    """DeiT: a second token learned from a teacher.
+
+    Classifiers with a teacher answer with the mean of two linear heads, one on each of the first
+    tokens: W_0 x_0 / 2 + W_1 x_1 / 2 is one linear layer on both side by side.
+    """
 
     model_types = ("deit",)
     base = "deit"
     prefix = ("cls_token", "distillation_token")
+
+    def prepare_(self, model: nn.Module) -> None:
+        """Join the two heads; see `Family.prepare_`."""
+        if not hasattr(model, _HEADS[0]):
+            return
+        linear = expect(model.get_submodule(_HEADS[0]), nn.Linear)
+        joined = nn.Linear(2 * linear.in_features, linear.out_features)
+        model.add_module("classifier", joined)
+        for part, name in enumerate(_HEADS):
+            setattr(model, name, HalfHead(joined, part))
+
+    def translated(self, model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Join the weights of two heads; see `Vit.translated`."""
+        state = super().translated(model, state)
+        if f"{_HEADS[0]}.weight" not in state:
+            return state
+        weights, biases = (
+            [state.pop(f"{name}.{kind}") for name in _HEADS] for kind in ("weight", "bias")
+        )
+        joined = torch.cat(weights, 1) / 2
+        return state | {"classifier.weight": joined, "classifier.bias": sum(biases) / 2}
+
+    def _head(self, model: nn.Module) -> HeadAnatomy:
+        head = super()._head(model)
+        return replace(head, pooling=Pooling.FIRST_PAIR) if hasattr(model, _HEADS[0]) else head
+
+
+class HalfHead(nn.Module):
+    """One of two heads whose mean is a linear layer on two tokens side by side.
+
+    Args:
+        joined: That layer; its parameters are not this module's.
+        part: 0 for the first token, 1 for the second.
+    """
+
+    def __init__(self, joined: nn.Linear, part: int) -> None:
+        super().__init__()
+        self._joined = (joined,)
+        self._part = part
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Answer.
+
+        Args:
+            x: `(batch, hidden)`.
+
+        Returns:
+            `(batch, labels)`.
+        """
+        weight, bias = self._joined[0].weight, self._joined[0].bias
+        return functional.linear(x, 2 * weight.chunk(2, 1)[self._part], bias)
 
 
 class AudioSpectrogram(Vit):

@@ -7,18 +7,26 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModelForImageClassification, ViTConfig, ViTModel
+from transformers import (
+    AutoModelForImageClassification,
+    DeiTConfig,
+    DeiTForImageClassificationWithTeacher,
+    ViTConfig,
+    ViTModel,
+)
 
 from tcompress.compress.distillation import compared_tokens
+from tcompress.compress.pruning import prune_
 from tcompress.data import Columns, Examples, read_examples
 from tcompress.encoder import Encoder, open_encoder
 from tcompress.errors import DataError, ModelError
 from tcompress.export.exporting import write_export
 from tcompress.plain import plain
 
-from .family_fixture import ANSWERS, INITIALIZER, LABELS, SIZES, FamilyFixture
+from .family_fixture import ANSWERS, INITIALIZER, LABELS, SIZES, FamilyFixture, stir_
 from .fixtures import FAMILIES
 from .image_fixture import IMAGES, SIZE
+from .plans import uneven
 
 PATCHES = ("vit", "deit", "audio-spectrogram-transformer")
 RNG = np.random.default_rng(0)
@@ -134,6 +142,28 @@ def test_a_file_that_is_no_image_is_refused(vit: Encoder, tmp_path: Path) -> Non
     examples = read_examples(write_table(tmp_path, "a.png"), Columns(image="photo"))
     with pytest.raises(DataError, match=r"a\.png: cannot be read as PNG"):
         vit.preprocessor.encode(examples)
+
+
+def test_both_heads_of_a_deit_with_a_teacher_answer_as_one(tmp_path: Path) -> None:
+    config = DeiTConfig(**SIZES, **ANSWERS, **INITIALIZER, **IMAGES)
+    model = DeiTForImageClassificationWithTeacher(config).eval()
+    stir_(model)
+    model.save_pretrained(tmp_path / "source")
+    encoder = open_encoder(tmp_path / "source")
+    inputs = encoder.example_tensors(3)
+    with torch.no_grad():
+        expected = model(**inputs).logits
+        for found in (encoder.model(**inputs).logits, plain(encoder)(*inputs.values())):
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    parity = write_export(encoder, "onnx", tmp_path)["parity"]
+    assert parity["max_abs_difference"] < 1e-5
+    prune_(encoder, uneven(encoder))
+    (tmp_path / "pruned").mkdir()
+    encoder.save(tmp_path / "pruned")
+    again = open_encoder(tmp_path / "pruned", encoder.plan)
+    with torch.no_grad():
+        pruned = again.model(**inputs).logits
+    np.testing.assert_allclose(pruned, encoder.model(**inputs).logits.detach(), rtol=0, atol=1e-6)
 
 
 def test_bytes_without_a_description_of_the_processor_are_refused(tmp_path: Path) -> None:
