@@ -142,6 +142,8 @@ class Encoder:
         state = {name: value.contiguous() for name, value in self.model.state_dict().items()}
         for prefix, name in _weight_files(self.model).items():
             part = {n[len(prefix) :]: v for n, v in state.items() if n.startswith(prefix)}
+            if self.plan.is_dense:
+                part = families.published(self.model, part)
             save_file(part, directory / name, metadata={"format": "pt"})
             # safetensors makes files that only their owner may read
             (directory / name).chmod(0o644)

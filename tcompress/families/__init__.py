@@ -11,10 +11,18 @@ from ..own_module import OwnModule
 from ..transformer import TransformerClassifier
 from .base import Family, embedder_head
 from .bert import BertLike, DistilBert, Electra, RobertaLike
+from .modernbert import ModernBert
 from .torch_encoder import torch_anatomy
 from .vision import VISION
 
-_FAMILIES: tuple[Family, ...] = (BertLike(), RobertaLike(), Electra(), DistilBert(), *VISION)
+_FAMILIES: tuple[Family, ...] = (
+    BertLike(),
+    RobertaLike(),
+    Electra(),
+    DistilBert(),
+    ModernBert(),
+    *VISION,
+)
 _FAMILY_OF_TYPE = {name: family for family in _FAMILIES for name in family.model_types}
 
 
@@ -72,12 +80,27 @@ def translated(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return _family_of(model).translated(_without_head(model), state)
 
 
+def published(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a dense model's weights under the names that its own library reads.
+
+    Args:
+        model: The model.
+        state: What its `state_dict` gave, of an embedder that of the part below its head.
+    """
+    family = _FAMILY_OF_TYPE.get(_type_of(_without_head(model)))
+    return state if family is None else family.published(state)
+
+
 def _without_head(model: nn.Module) -> nn.Module:
     return model.base if isinstance(model, Embedder) else model
 
 
+def _type_of(model: nn.Module) -> str:
+    return str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
+
+
 def _family_of(model: nn.Module) -> Family:
-    found = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+    found = _type_of(model)
     if found not in _FAMILY_OF_TYPE:
         known = ", ".join(known_families())
         msg = f"{found!r} is no encoder family that tcompress knows; known are: {known}"

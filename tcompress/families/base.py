@@ -56,6 +56,14 @@ class Family:
         """
         return state
 
+    def published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return a dense model's weights under the names that its own library reads.
+
+        Args:
+            state: What a prepared model's `state_dict` gave.
+        """
+        return state
+
     def anatomy(self, model: nn.Module, config: Any) -> Anatomy:
         """Find the pieces of a prepared model.
 
