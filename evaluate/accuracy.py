@@ -1,7 +1,7 @@
 """An artifact's answers to examples, asked on its own engine."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,9 @@ from scipy.special import log_softmax
 from tcompress.data import Examples
 from tcompress.encoder import label_indices
 from tcompress.errors import MeasurementError
+from tcompress.tasks import Task
 
+from .engine_info import Layout
 from .engine_process import EngineProcess
 
 # Examples of similar length share a batch. It is fixed, as dynamic int8 scales per batch.
@@ -26,16 +28,21 @@ class Predictions:
     """Answers of one artifact on one engine.
 
     Attributes:
-        logits: `(examples, labels)` float32, in the order of the examples.
-        labels: Class names, in the order of the logits.
+        logits: `(rows, channels)` float32, in the order of the examples; a row is what is decided
+            on its own, for most tasks an example.
+        labels: Class names, in the order of the logits; none for vectors.
         truncated: How many examples were longer than the model's positions.
         tokens: Tokens of each example after truncation, `(examples,)`; None where not known.
+        task: What the logits mean.
+        layout: Which rows belong to what; None where a row is an example.
     """
 
     logits: npt.NDArray[np.float32]
     labels: tuple[str, ...]
     truncated: int
     tokens: npt.NDArray[np.int64] | None = None
+    task: Task = Task.CLASSIFICATION
+    layout: Layout | None = None
 
     @property
     def classes(self) -> npt.NDArray[np.int64]:
@@ -100,22 +107,44 @@ def predict(
         DataError: If the examples do not fit the model.
         MeasurementError: If the engine fails, or answers with a value that is not finite.
     """
-    labels = engine.info.labels
-    batches, truncated = engine.encode(examples, BATCH_SIZE)
-    logits = np.full((len(examples), len(labels)), np.nan, dtype=np.float32)
+    info = engine.info
+    asked = _apart(examples) if info.task is Task.EMBEDDING else examples
+    batches, truncated = engine.encode(asked, BATCH_SIZE)
+    layout = engine.layout()
+    rows = len(asked) if layout is None else len(layout.owners)
+    logits = np.empty((rows, 0), dtype=np.float32)
     for positions, answer in engine.predict(watch(range(batches))):
-        if answer.shape != (len(positions), len(labels)):
+        expected = (len(positions), len(info.labels) or answer.shape[-1])
+        if answer.shape != expected:
             msg = (
-                f"{engine.name}: logits must have shape (batch, labels)="
-                f"{(len(positions), len(labels))}, got {answer.shape}"
+                f"{engine.name}: logits must have shape (rows, channels)={expected}, "
+                f"got {answer.shape}"
             )
             raise MeasurementError(msg)
+        if not logits.size:
+            logits = np.full((rows, expected[1]), np.nan, dtype=np.float32)
         logits[positions] = answer
     bad = int((~np.isfinite(logits)).any(axis=1).sum())
     if bad and require_finite:
-        msg = f"{engine.name}: {bad} of {len(examples)} answers are not finite; it is broken"
+        msg = f"{engine.name}: {bad} of {rows} answers are not finite; it is broken"
         raise MeasurementError(msg)
-    return Predictions(logits, labels, truncated, engine.tokens())
+    return Predictions(
+        logits, info.labels, truncated, _tokens(engine, len(examples)), info.task, layout
+    )
+
+
+def _apart(examples: Examples) -> Examples:
+    """Return examples whose pairs stand one by one, all first texts before all second ones."""
+    if examples.text_pairs is None or examples.texts is None:
+        return examples
+    both = examples.take([*range(len(examples))] * 2)
+    return replace(both, texts=examples.texts + examples.text_pairs, text_pairs=None)
+
+
+def _tokens(engine: EngineProcess, examples: int) -> npt.NDArray[np.int64] | None:
+    """Return the tokens per example; None where examples are asked about in several inputs."""
+    tokens = engine.tokens()
+    return tokens if len(tokens) == examples else None
 
 
 def correctness(predictions: Predictions, examples: Examples) -> npt.NDArray[np.bool_]:

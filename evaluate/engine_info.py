@@ -2,8 +2,28 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from tcompress.errors import RequestError
 from tcompress.plan import CompressionPlan
+from tcompress.tasks import Task
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which rows of a model's output belong to what, where inputs are not the rows.
+
+    Attributes:
+        owners: The example of each row, `(rows,)`, ascending.
+        windows: The input of each row, `(rows,)`, ascending.
+        spans: The words or characters that each row stands for, `(rows, 2)`; negative for the
+            place of "no answer".
+    """
+
+    owners: npt.NDArray[np.int64]
+    windows: npt.NDArray[np.int64]
+    spans: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -14,12 +34,13 @@ class EngineInfo:
         backend: `pytorch`, `onnxruntime`, `torchscript`, `torch.export` or `openvino`.
         device: `cpu` or `cuda`.
         threads: Threads that its matrix products may use.
-        labels: Class names, in the order of the logits.
+        labels: Class names, in the order of the logits; none for vectors.
         max_tokens: Longest input.
         versions: Versions of the libraries that compute.
         hidden_size: Width of the residual stream; 0 for an exported file.
         head_sizes: Width of a head, per layer; empty for an exported file.
         plan: What an encoder keeps of its source; None for an exported file.
+        task: What the outputs mean.
         fixed_tokens: Length of every input, where all are equally long; else None.
     """
 
@@ -32,6 +53,7 @@ class EngineInfo:
     hidden_size: int = 0
     head_sizes: tuple[int, ...] = ()
     plan: CompressionPlan | None = None
+    task: Task = Task.CLASSIFICATION
     fixed_tokens: int | None = None
 
     def tokens_for(self, wanted: int | None, usual: int) -> int:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from tcompress.data import Examples
 from tcompress.worker_process import WorkerProcess
 
-from .engine_info import EngineInfo
+from .engine_info import EngineInfo, Layout
 
 
 class EngineProcess(WorkerProcess):
@@ -85,6 +85,15 @@ class EngineProcess(WorkerProcess):
         """
         return np.asarray(self.ask("tokens"), dtype=np.int64)
 
+    def layout(self) -> Layout | None:
+        """Return which rows belong to what; None where the examples are the rows.
+
+        Raises:
+            MeasurementError: If the process failed.
+        """
+        found: Layout | None = self.ask("layout")
+        return found
+
     def predict(self, indices: Iterable[int]) -> Iterator[tuple[list[int], Any]]:
         """Answer batches of the examples that were handed over.
 
@@ -92,7 +101,7 @@ class EngineProcess(WorkerProcess):
             indices: Numbers of the batches.
 
         Yields:
-            Positions of a batch's examples, and their logits, `(batch, labels)` float32.
+            Numbers of a batch's rows, and their logits, `(rows, channels)` float32.
 
         Raises:
             MeasurementError: If the process failed.

@@ -8,6 +8,7 @@ import numpy as np
 
 from tcompress.data import Examples
 from tcompress.encoder import label_indices
+from tcompress.tasks import Task
 
 from .accuracy import Predictions, correctness
 from .answers import read_answers
@@ -15,8 +16,10 @@ from .calibration import calibration_error, divergences, negative_log_likelihood
 from .flips import Flip, flipped_examples
 from .metrics import CLASSIFICATION, confusion
 from .noninferiority import PairedCounts, damage_bounds
+from .scored_drop import metric_interval, scored_drop
 from .slices import ClassRecall, PartQuality, Right, length_buckets, slices_of
 from .statistics import Interval, accuracy_interval, bootstrap_intervals
+from .task_quality import alike, score_beside
 
 METRICS = ("accuracy", "macro_f1", "mcc", "balanced_accuracy")
 """What is reported of a classifier; better when higher."""
@@ -27,14 +30,14 @@ class Displacement:
     """How far the candidate's answers moved from the baseline's, right or wrong.
 
     Attributes:
-        agreement: Fraction of the examples that both answer alike.
-        changed: Number of the others.
+        agreement: Fraction of the examples that both answer alike; None of numbers and vectors.
+        changed: Number of the others, likewise.
         divergence: Mean KL(baseline || candidate) in nats; None if the classes differ.
         divergence_p99: 99th percentile of it over the examples, likewise.
     """
 
-    agreement: float
-    changed: int
+    agreement: float | None
+    changed: int | None
     divergence: float | None
     divergence_p99: float | None
 
@@ -104,22 +107,26 @@ class Quality:
     """How good the answers are, and what became of the baseline's.
 
     Attributes:
-        metrics: `accuracy`, `macro_f1`, `mcc` and `balanced_accuracy`; without labels `agreement`
-            with the baseline.
+        metrics: Of classes `accuracy`, `macro_f1`, `mcc` and `balanced_accuracy`, of other tasks
+            those of `scored`; without labels `agreement` with the baseline.
+        main: The metric that decides.
         displacement: How far the answers moved.
         intervals: 95 % interval of each metric; empty without labels.
         pairs: Right and wrong answers beside the baseline's; None without labels.
-        drop_interval: Bounds of the drop in accuracy, each with an error of 0.05; of the baseline
-            itself exactly 0. None without labels.
+        drop: How far the deciding metric fell below the baseline's; None without labels.
+        drop_interval: Bounds of it, each with an error of 0.05; of the baseline itself exactly 0.
+            None without labels.
         likelihood: How well the probabilities fit; None without labels.
         parts: The same on parts of the examples; empty without labels.
         flipped: Examples that flipped, the most confident ones.
     """
 
     metrics: dict[str, float]
+    main: str
     displacement: Displacement
     intervals: dict[str, Interval] = field(default_factory=dict)
     pairs: PairedCounts | None = None
+    drop: float | None = None
     drop_interval: Interval | None = None
     likelihood: Likelihood | None = None
     parts: Parts = Parts()
@@ -127,24 +134,24 @@ class Quality:
 
     @property
     def interval(self) -> Interval | None:
-        """Interval of the accuracy; None without labels."""
-        return self.intervals.get("accuracy")
-
-    @property
-    def accuracy_drop(self) -> float | None:
-        """Accuracy of the baseline minus this one, a fraction; positive is worse."""
-        return None if self.pairs is None else self.pairs.damage
+        """Interval of the deciding metric; None without labels."""
+        return self.intervals.get(self.main)
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the flipped examples, which stand in the document by artifact."""
         pairs, moved, likelihood = self.pairs, self.displacement, self.likelihood
         flips = None if pairs is None else {"lost": pairs.lost, "gained": pairs.gained}
+        bounds = self.drop_interval and asdict(self.drop_interval)
+        of_classes = self.main == "accuracy"
         return {
+            "metric": self.main,
             "metrics": self.metrics,
+            "metric_drop": self.drop,
+            "metric_drop_interval": bounds,
             "metric_intervals": {name: asdict(found) for name, found in self.intervals.items()},
-            "accuracy_interval": None if self.interval is None else asdict(self.interval),
-            "accuracy_drop": self.accuracy_drop,
-            "accuracy_drop_interval": self.drop_interval and asdict(self.drop_interval),
+            "accuracy_interval": asdict(self.interval) if self.interval and of_classes else None,
+            "accuracy_drop": self.drop if of_classes else None,
+            "accuracy_drop_interval": bounds if of_classes else None,
             "flips": flips and flips | {"changed": moved.changed},
             "agreement": moved.agreement,
             "divergence": moved.divergence,
@@ -166,9 +173,11 @@ def judge(candidate: Predictions, baseline: Predictions, examples: Examples) -> 
     Raises:
         DataError: If a label is not known to one of the models.
     """
+    if candidate.task is not Task.CLASSIFICATION:
+        return _judge_task(candidate, baseline, examples)
     moved = Displacement.between(baseline, candidate)
     if examples.labels is None:
-        return Quality({"agreement": moved.agreement}, moved)
+        return _without_labels(moved)
     truth = label_indices(candidate.labels, examples).numpy()
     before, right = correctness(baseline, examples), correctness(candidate, examples)
     pairs = PairedCounts.from_correct(before, right)
@@ -177,13 +186,46 @@ def judge(candidate: Predictions, baseline: Predictions, examples: Examples) -> 
     wilson = accuracy_interval(int(right.sum()), len(right))
     return Quality(
         metrics={name: float(metric(counts)) for name, metric in metrics.items()},
+        main="accuracy",
         displacement=moved,
         intervals=bootstrap_intervals(counts, metrics) | {"accuracy": wilson},
         pairs=pairs,
+        drop=pairs.damage,
         drop_interval=Interval(0, 0, 1) if candidate is baseline else damage_bounds(pairs),
         likelihood=_likelihood(candidate, baseline, examples),
         parts=_parts(candidate, examples, before, right),
         flipped=tuple(flipped_examples(candidate, baseline, examples)),
+    )
+
+
+def _without_labels(moved: Displacement) -> Quality:
+    agreement = 0.0 if moved.agreement is None else moved.agreement
+    return Quality({"agreement": agreement}, "agreement", moved)
+
+
+def _judge_task(candidate: Predictions, baseline: Predictions, examples: Examples) -> Quality:
+    """Judge answers that are not classes."""
+    same = alike(baseline, candidate, examples)
+    changed = None if same is None else len(examples) - same
+    agreement = None if same is None else same / len(examples)
+    moved = Displacement(agreement, changed, None, None)
+    pairs = score_beside(baseline, candidate, examples)
+    if not pairs:
+        return _without_labels(moved)
+    first = pairs[0]
+    values = [pair.after.values() for pair in pairs]
+    drop = None if candidate is baseline else scored_drop(first.before, first.after, first.main)
+    return Quality(
+        metrics={name: value for found in values for name, value in found.items()},
+        main=first.main,
+        displacement=moved,
+        intervals={
+            name: metric_interval(pair.after, metric)
+            for pair in pairs
+            for name, metric in pair.after.metrics.items()
+        },
+        drop=0.0 if drop is None else drop.estimate,
+        drop_interval=Interval(0, 0, 1) if drop is None else drop.bounds,
     )
 
 

@@ -250,7 +250,8 @@ def _answer_words(text: str) -> list[str]:
 
 def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.maximum(lengths, np.finfo(float).tiny)
+    found: NDArray[np.float64] = vectors / np.maximum(lengths, np.finfo(float).tiny)
+    return found
 
 
 def _moments(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:

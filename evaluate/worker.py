@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tcompress.preprocessing import Batch, Encoded, Preprocessor
     from tcompress.runtime import ExportedEncoder, Predict
 
-    from .engine_info import EngineInfo
+    from .engine_info import EngineInfo, Layout
 
 ValueT = TypeVar("ValueT")
 _LIBRARIES = {"onnxruntime": ("onnxruntime",), "openvino": ("openvino",)}
@@ -81,17 +81,27 @@ class Worker:
         """Return the length of each prepared example, `(examples,)` int64."""
         return _known(self._encoded).lengths
 
-    def predict(self, index: int) -> tuple[list[int], Any]:
+    def layout(self) -> "Layout | None":
+        """Return which rows belong to what; None where the prepared examples are the rows."""
+        from .engine_info import Layout
+
+        encoded = _known(self._encoded)
+        if encoded.cuts is None:
+            return None
+        return Layout(encoded.row_owners, encoded.row_windows, encoded.spans)
+
+    def predict(self, index: int) -> tuple[Any, Any]:
         """Answer one batch of the prepared examples.
 
         Args:
             index: Number of the batch.
 
         Returns:
-            Positions of its examples, and their logits, `(batch, labels)` float32.
+            Numbers of its rows, and their logits, `(rows, channels)` float32.
         """
-        positions = self._batches[index]
-        return positions, _known(self._predict)(_known(self._encoded).collate(positions))
+        positions, encoded = self._batches[index], _known(self._encoded)
+        output = _known(self._predict)(encoded.collate(positions))
+        return encoded.row_numbers(positions), encoded.rows(positions, output)[0]
 
     def fix(self, batch: int, tokens: int, seed: int) -> None:
         """Make the batch that `time` answers again and again, and answer it once.
@@ -245,6 +255,7 @@ def _describe(opened: "Encoder | ExportedEncoder", device: str, threads: int) ->
         backend=backend,
         device=device,
         threads=threads,
+        task=opened.task,
         labels=opened.labels,
         max_tokens=opened.preprocessor.max_tokens,
         fixed_tokens=opened.preprocessor.fixed_tokens,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .artifact import Artifact
 from .errors import ArtifactError, MachineError, MissingExtraError
 from .machine import usable_cpus
+from .tasks.kinds import Task
 
 if TYPE_CHECKING:
     from .preprocessing import Batch, Preprocessor
@@ -52,7 +53,8 @@ class ExportedEncoder:
         labels: Class names, in the order of the logits.
         preprocessor: Turns examples into the file's inputs.
         directory: Where it was opened from.
-        predict: Computes logits, `(batch, labels)` float32, from a batch.
+        predict: Computes logits, as `Encoder.predict` does, from a batch.
+        task: What they mean.
     """
 
     kind: str
@@ -60,6 +62,7 @@ class ExportedEncoder:
     preprocessor: "Preprocessor"
     directory: Path
     predict: Predict
+    task: Task = Task.CLASSIFICATION
 
 
 def open_exported(artifact: Artifact) -> ExportedEncoder:

@@ -6,6 +6,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from ..embedder import is_embedder
+from ..encoded import Unit
 from ..errors import ModelError, RequestError
 from .kinds import Task
 
@@ -90,3 +91,13 @@ def _of_sequences(config: Any) -> Task:
     if problem in _PROBLEMS:
         return _PROBLEMS[problem]
     return Task.REGRESSION if getattr(config, "num_labels", 2) == 1 else Task.CLASSIFICATION
+
+
+def unit_of(task: Task) -> Unit:
+    """Return what a model of a task decides on its own.
+
+    Args:
+        task: The task.
+    """
+    units = {Task.TOKEN_CLASSIFICATION: Unit.WORD, Task.QUESTION_ANSWERING: Unit.CONTEXT}
+    return units.get(task, Unit.EXAMPLE)

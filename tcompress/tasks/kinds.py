@@ -2,8 +2,6 @@
 
 from enum import StrEnum
 
-from ..encoded import Unit
-
 
 class Task(StrEnum):
     """What an encoder was trained for."""
@@ -15,13 +13,3 @@ class Task(StrEnum):
     TOKEN_CLASSIFICATION = "token-classification"
     QUESTION_ANSWERING = "question-answering"
     EMBEDDING = "embedding"
-
-
-def unit_of(task: Task) -> Unit:
-    """Return what a model of a task decides on its own.
-
-    Args:
-        task: The task.
-    """
-    units = {Task.TOKEN_CLASSIFICATION: Unit.WORD, Task.QUESTION_ANSWERING: Unit.CONTEXT}
-    return units.get(task, Unit.EXAMPLE)
