@@ -189,7 +189,8 @@ def test_openvino_runs_images_and_spectrograms(encoder: Encoder, tmp_path: Path)
     assert write_export(encoder, "openvino", tmp_path)["parity"]["max_abs_difference"] < 1e-5
 
 
-def test_photographs_of_digits_go_through_every_stage(
+@pytest.mark.slow
+def test_images_of_digits_are_pruned_exported_timed_and_judged(
     directories: Callable[[FamilyFixture], Path],
     tcompress: Callable[..., Any],
     tmp_path: Path,
@@ -211,12 +212,8 @@ def test_photographs_of_digits_go_through_every_stage(
 
     run("init", directories(FAMILIES["vit"]), "--data", data)
     run("prune", "--heads", 0.3, "--neurons", 0.3)
-    run("quantize")
     run("export", "--format", "onnx")
-    timing = ("--device", "cpu", "--budget-s", 0.5, "--no-mix", "--batch", 1)
+    timing = ("--device", "cpu", "--budget-s", 0.5, "--no-mix", "--batch", 1, "--processes", 1)
     measured = run("evaluate", *timing)["measurements"]
     assert {entry["tokens"] for entry in measured} == {17}
     assert run("gate", "--max-drop", 0.9)["verdict"] == "pass"
-    refused = tcompress("evaluate", *timing, "--tokens", 64, "--workspace", workspace)
-    assert refused.exit_code == 2
-    assert "every input of this model has 17 tokens" in refused.output
