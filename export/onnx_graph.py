@@ -25,8 +25,9 @@ from tcompress.plan import Precision
 from tcompress.preprocessing import TOKEN_TYPES
 from tcompress.transformer import Pooling
 
+from . import terms_rotary  # noqa: F401  it registers its operators
 from .onnx_patches import patches
-from .onnx_terms import rotated, scaled, term_bias
+from .onnx_terms import HIDDEN, rotated, scaled, term_bias
 from .onnx_writer import CONTRIB, GraphWriter, Quantized
 
 OPSET = 23  # the first with Attention
@@ -37,8 +38,6 @@ _ACTIVATION_OPS: dict[Activation, tuple[str, str]] = {
     Activation.GELU_TANH: ("FastGelu", CONTRIB),
     Activation.TANH: ("Tanh", ""),
 }
-# Far below any score, and within fp16.
-_HIDDEN = -30_000.0
 # What torch.nn.functional.normalize divides by at least.
 _LEAST_LENGTH = np.array(1e-12, np.float32)
 _Inputs = dict[Product, StaticInput | None]
@@ -178,7 +177,7 @@ class _Masks:
     def of(cls, writer: GraphWriter) -> "_Masks":
         """Write both from the attention mask."""
         padding = writer.node("Equal", "attention_mask", writer.weight("zero", np.array(0)))
-        hidden = writer.weight("hidden", np.array(_HIDDEN, np.float32))
+        hidden = writer.weight("hidden", np.array(HIDDEN, np.float32))
         bias = writer.node("Mul", writer.cast(padding, TensorProto.FLOAT), hidden)
         bias = writer.node("Unsqueeze", bias, writer.weight("head_axes", np.array([1, 2])))
         shape = writer.node("Shape", "attention_mask")
@@ -242,10 +241,17 @@ def _attention(
             extra = term_bias(layer.terms, writer, layer, q, k)
             q, k = rotated(layer.terms, writer, layer, q, k)
             if extra is not None:
-                mask = extra if mask is None else writer.node("Add", mask, extra)
+                mask = _sum(writer, mask, extra)
         mixed = writer.node("Attention", q, k, v, *(() if mask is None else (mask,)), **attrs)
         joined = products.inner(mixed, "mixed", inputs[Product.MIXED])
         return products.leave(products.linear(joined, "output", layer.output))
+
+
+def _sum(writer: GraphWriter, mask: str | None, extra: str) -> str:
+    """Return the mask with a term on top; layers that share both share the sum."""
+    if mask is None:
+        return extra
+    return writer.shared(f"{mask}+{extra}", lambda: writer.node("Add", mask, extra))
 
 
 def _feed_forward(writer: GraphWriter, layer: PlainLayer, x: str, inputs: _Inputs) -> str:

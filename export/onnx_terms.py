@@ -11,6 +11,9 @@ from tcompress.terms import ScoreTerms
 
 from .onnx_writer import GraphWriter
 
+HIDDEN = -30_000.0
+"""What hides a token: far below any score, and within fp16, also when it is added twice."""
+
 
 def scaled(terms: ScoreTerms) -> dict[str, Any]:
     """Return the attribute of an Attention operator that sets the factor of the products.

@@ -1,7 +1,7 @@
 """Collecting the nodes and weights of an ONNX graph, in the operators that ONNX Runtime runs."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +52,7 @@ class GraphWriter:
         self.weights: dict[str, onnx.TensorProto] = {}
         self._scope = ""
         self._names: Counter[str] = Counter()
+        self._shared: dict[str, str] = {}
 
     @contextmanager
     def scope(self, name: str) -> Iterator[None]:
@@ -68,6 +69,24 @@ class GraphWriter:
             yield
         finally:
             self._scope = outer
+
+    def shared(self, name: str, write: Callable[[], str]) -> str:
+        """Add what several layers read, once per graph.
+
+        Args:
+            name: Its name, below no other; what is different has another one.
+            write: Adds it.
+
+        Returns:
+            What `write` returned the first time.
+        """
+        if name not in self._shared:
+            outer, self._scope = self._scope, f"{name}."
+            try:
+                self._shared[name] = write()
+            finally:
+                self._scope = outer
+        return self._shared[name]
 
     def weight(self, name: str, value: Tensor | Array | Sequence[Any]) -> str:
         """Add a constant, once per name.

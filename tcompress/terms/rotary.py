@@ -23,12 +23,13 @@ class Rotary(ScoreTerms):
 
     def __init__(self, head_size: int, theta: float, limit: int, window: int | None = None) -> None:
         super().__init__()
-        self.window = window
+        self.theta, self.window = theta, window
         rates = 1.0 / theta ** (torch.arange(0, head_size, 2, dtype=torch.float32) / head_size)
         angles = torch.outer(torch.arange(limit, dtype=torch.float32), rates)
-        # (limit, head_size / 2)
-        self.cos = nn.Buffer(angles.cos(), persistent=False)
-        self.sin = nn.Buffer(angles.sin(), persistent=False)
+        cos, sin = angles.cos(), angles.sin()
+        # (limit, head_size); the first half of the channels turns towards the second
+        self.cos = nn.Buffer(torch.cat([cos, cos], dim=-1), persistent=False)
+        self.sin = nn.Buffer(torch.cat([-sin, sin], dim=-1), persistent=False)
 
     def rotated(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         """Turn queries and keys; see `ScoreTerms.rotated`."""
@@ -46,5 +47,4 @@ class Rotary(ScoreTerms):
     def _turned(self, x: Tensor) -> Tensor:
         # x: (batch, heads, tokens, head_size)
         cos, sin = self.cos[: x.shape[-2]], self.sin[: x.shape[-2]]
-        a, b = x.chunk(2, dim=-1)
-        return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)
+        return (x * cos + x.roll(x.shape[-1] // 2, dims=-1) * sin).to(x.dtype)
