@@ -8,13 +8,14 @@ from click.core import ParameterSource
 
 from tcompress.options import (
     CONTEXT,
-    DIRECTORY,
     FILE,
+    MODEL,
     RATIO,
     Common,
     common_options,
     demo_option,
     reading_options,
+    settled,
     slice_option,
 )
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @click.command(context_settings=CONTEXT, short_help="Start a workspace on a model and its data.")
-@click.argument("model", required=False, type=DIRECTORY)
+@click.argument("model", required=False, type=MODEL)
 @demo_option
 @click.option("--data", type=FILE, help="One file with all examples, split by tcompress.")
 @click.option("--train", type=FILE, help="Training examples, where they have a file of their own.")
@@ -69,6 +70,7 @@ def init(
     Example:
       tcompress init ./my-bert --data reviews.csv --text-column review --label-column stars
       tcompress init ./my-bert --train train.csv --validation dev.csv --test test.csv
+      tcompress init my.module:build --weights ./my-weights --data reviews.csv
       tcompress init --demo digits
     """
     from dataclasses import asdict
@@ -86,7 +88,7 @@ def init(
         config = prepare_demo(demo, common.console).config
     else:
         config = WorkspaceConfig(
-            model=str(_required_model(model).resolve()),
+            model=str(settled(_required_model(model), directory / "model").resolve()),
             data=DataConfig(
                 **_data_files(data, train, validation, test),
                 text_column=text_column,

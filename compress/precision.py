@@ -155,7 +155,7 @@ def apply_precision_(encoder: Encoder) -> None:
         encoder: The encoder; its lowered projections are replaced and can no longer be trained,
             pruned or saved.
     """
-    module = plain(encoder)
+    module = plain(encoder, whole=False)
     replacements = {linear: dynamic_int8(linear) for linear in module.linears_in(Precision.INT8)}
     for precision, dtype in HALVES.items():
         for linear in module.linears_in(precision):

@@ -8,8 +8,8 @@ import click
 
 from tcompress.options import (
     CONTEXT,
-    DIRECTORY,
     FILE,
+    MODEL,
     Common,
     DataOptions,
     common_options,
@@ -61,7 +61,7 @@ _MAX_EXAMPLES = click.option(
     help=f"How importance is measured: {_NAMES}; several are compared with the first.",
 )
 @click.option(
-    "--model", type=DIRECTORY, help="Model or artifact to read; else the newest in the workspace."
+    "--model", type=MODEL, help="Model or artifact to read; else the newest in the workspace."
 )
 @click.option("--output", type=FILE, help="File to write; else scores.json in the workspace.")
 @data_options

@@ -11,6 +11,7 @@ import click
 from tcompress.options import (
     CONTEXT,
     DIRECTORY,
+    MODEL,
     Common,
     DataOptions,
     common_options,
@@ -32,7 +33,7 @@ _MOST_PROCESSES, _SECONDS_PER_PROCESS = 5, 30
 @click.argument("paths", nargs=-1, type=DIRECTORY, metavar="[PATH]...")
 @click.option(
     "--model",
-    type=DIRECTORY,
+    type=MODEL,
     help="Baseline for the PATHs alone; else the workspace's model, with all artifacts.",
 )
 @click.option(

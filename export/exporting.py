@@ -11,8 +11,9 @@ from torch import nn
 from tcompress.compress.static_inputs import static_inputs
 from tcompress.encoder import Encoder, copy_carried_files
 from tcompress.errors import ExportError
+from tcompress.own_module import OwnModule
 from tcompress.plan import Precision
-from tcompress.preprocessing import TOKEN_TYPES, Batch, TextPreprocessor
+from tcompress.preprocessing import TOKEN_TYPES, Batch, TensorPreprocessor, TextPreprocessor
 from tcompress.runtime import (
     MODEL_FILES,
     ONNX_KIND,
@@ -29,6 +30,7 @@ from .parity import FP32_LIMITS, check_executed, check_parity, limits_for
 from .program import write_program
 from .serving import Opener, served_here
 from .torchscript import write_torchscript
+from .traced import write_traced
 
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 FORMATS = (ONNX_KIND, TORCHSCRIPT_KIND, PROGRAM_KIND, OPENVINO_KIND)
@@ -73,8 +75,10 @@ def write_export(
         raise ExportError(msg)
     deployed = deploy(encoder)
     metadata = file_metadata(encoder, deployed, static=bool(calibration), reduce_range=reduce_range)
-    path = directory / MODEL_FILES[kind]
-    if kind == OPENVINO_KIND:
+    path, traced = directory / MODEL_FILES[kind], not encoder.anatomy.plain
+    if traced:
+        write_traced(encoder, kind, path, metadata)
+    elif kind == OPENVINO_KIND:
         model = _openvino_model(encoder, calibration, opener, reduce_range=reduce_range)
         openvino_ir.save(model, path, metadata)
     elif kind == ONNX_KIND:
@@ -97,13 +101,16 @@ def write_export(
         "labels": list(encoder.labels),
         "input_names": list(deployed.input_names),
         "preprocessing": _preprocessing(encoder),
-        "transforms": asdict(AppliedTransforms.between(encoder.anatomy, deployed)),
     }
+    if not traced:
+        details["transforms"] = asdict(AppliedTransforms.between(encoder.anatomy, deployed))
     real, limits = (*examples, *calibration), limits_for(encoder.plan)
     with opener(kind, directory, deployed.input_names) as served:
         parity = check_parity(encoder, served.predict, limits, real, random_inputs=not calibration)
         executed = served.operators()
     details["parity"] = parity.to_json()
+    if traced:
+        return details
     if kind == ONNX_KIND:
         expected = expected_operators(deployed)
         check_executed(executed, expected)
@@ -156,4 +163,17 @@ def _preprocessing(encoder: Encoder) -> dict[str, Any]:
         "token_types": text is not None and TOKEN_TYPES in text.input_names,
         "pairs": text is None or text.pairs,
         **({} if embedding.patches is None else {"patches": embedding.patches}),
+        **_of_own_module(encoder),
+    }
+
+
+def _of_own_module(encoder: Encoder) -> dict[str, Any]:
+    """Return what else it has to know of a user's own module, which no configuration says."""
+    if not isinstance(encoder.model, OwnModule):
+        return {}
+    preprocessor = encoder.preprocessor
+    tensors = isinstance(preprocessor, TensorPreprocessor)
+    return {
+        "masked": encoder.model.masked,
+        **({"tensors": asdict(encoder.model.inputs)} if tensors else {}),
     }

@@ -27,6 +27,7 @@ class Int8Linear(nn.Module):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
         weight, scale = quantize_weight(linear.weight)
         self.weight = nn.Buffer(torch.from_numpy(weight))
         self.scale = nn.Buffer(torch.from_numpy(scale))

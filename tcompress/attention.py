@@ -42,6 +42,8 @@ class HeadAttention(nn.Module):
         self.head_size = head_size
         self.batch_first = batch_first
         self.dropout = dropout
+        # in the source's numbering, once some are gone; masks may speak of every head
+        self.kept_heads: tuple[int, ...] | None = None
         width = num_heads * head_size
         self.q_proj = nn.Linear(embed_dim, width, bias=bias)
         self.k_proj = nn.Linear(embed_dim, width, bias=bias)
@@ -112,8 +114,8 @@ class HeadAttention(nn.Module):
             value: Likewise.
             key_padding_mask: `(batch, tokens)`; True, or minus infinity, at padding.
             need_weights: Ignored: weights are never returned.
-            attn_mask: `(tokens, tokens)` or `(batch * H, tokens, tokens)`; boolean (True hides)
-                or additive.
+            attn_mask: `(tokens, tokens)` or `(batch * heads, tokens, tokens)`, with the heads of
+                the source; boolean (True hides) or additive.
             is_causal: A hint; the mask itself decides.
 
         Returns:
@@ -145,7 +147,7 @@ class HeadAttention(nn.Module):
             q,
             k,
             v,
-            attn_mask=_additive_mask(padding, mask, q),
+            attn_mask=_additive_mask(padding, mask, q, self.kept_heads),
             dropout_p=self.dropout if self.training else 0.0,
         )
         output: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
@@ -217,7 +219,9 @@ def replace_attention_(module: nn.Module) -> int:
     return len(found)
 
 
-def _additive_mask(padding: Tensor | None, mask: Tensor | None, like: Tensor) -> Tensor | None:
+def _additive_mask(
+    padding: Tensor | None, mask: Tensor | None, like: Tensor, kept: tuple[int, ...] | None
+) -> Tensor | None:
     # like: (batch, heads, tokens, head_size)
     total = None
     if padding is not None:
@@ -226,11 +230,15 @@ def _additive_mask(padding: Tensor | None, mask: Tensor | None, like: Tensor) ->
         extra = _as_additive(mask, like)
         if extra.dim() == 3:
             extra = extra.unflatten(0, (like.shape[0], -1))
+            if kept is not None:
+                extra = extra[:, list(kept)]
         total = extra if total is None else total + extra
     return total
 
 
 def _as_additive(mask: Tensor, like: Tensor) -> Tensor:
+    """Return what is added to scores; finite, so that a row that hides all gives no NaN."""
+    lowest = torch.finfo(like.dtype).min / 4
     if mask.dtype != torch.bool:
-        return mask.to(like.dtype)
-    return torch.zeros_like(mask, dtype=like.dtype).masked_fill(mask, float("-inf"))
+        return mask.to(like.dtype).clamp(min=lowest)
+    return torch.zeros_like(mask, dtype=like.dtype).masked_fill(mask, lowest)

@@ -261,7 +261,7 @@ class _Discovery:
         """Name query, key and value projections; a fused one has been taken apart before."""
         q, k, v = (self.trace.weight(node, 1) for node in given)
         if len({q, k, v}) != 3:
-            raise FusedProjection(q)
+            raise FusedProjectionError(q)
         return q, k, v
 
     def _heads(self, q: fx.Node, linear: fx.Node, where: str) -> tuple[int, int]:
@@ -286,7 +286,7 @@ class _Discovery:
         if add is None:
             raise ModelError(self._lost(where, "a residual sum behind attention", output))
         others = [
-            _back(arg, _SAME + ("transpose",)) for arg in add.args[:2] if isinstance(arg, fx.Node)
+            _back(arg, (*_SAME, "transpose")) for arg in add.args[:2] if isinstance(arg, fx.Node)
         ]
         if source in others:
             return source, source, None, False
@@ -380,11 +380,10 @@ class _Discovery:
             tokens = next(iter(self.trace.inputs.values()))
             length = self.trace.shape(tokens)[1]
             seen = value.reshape(-1, value.shape[-1])[:length]
-            if rows.shape[0] >= length and seen.shape == rows[:length].shape:
-                if torch.equal(seen, rows[:length]):
-                    owner, _, last = name.rpartition(".")
-                    is_table = isinstance(self.module.get_submodule(owner), nn.Embedding)
-                    return token, owner if is_table and last == "weight" else name
+            if rows.shape[0] >= length and torch.equal(seen, rows[:length]):
+                owner, _, last = name.rpartition(".")
+                is_table = isinstance(self.module.get_submodule(owner), nn.Embedding)
+                return token, owner if is_table and last == "weight" else name
         return token, None
 
     def _reads_content(self, node: fx.Node) -> bool:
@@ -475,7 +474,7 @@ class _Discovery:
         )
 
 
-class FusedProjection(Exception):
+class FusedProjectionError(Exception):
     """A projection gives query, key and value at once.
 
     Args:

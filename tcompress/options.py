@@ -17,6 +17,82 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True, "max_con
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 RATIO = click.FloatRange(0, 1)
+_TYPED_WEIGHTS = "tcompress.weights"
+_TYPED_FACTORY = "tcompress.factory"
+
+
+class ModelPath(click.Path):
+    """A model directory, or `package.module:factory`, which becomes one with its `--weights`."""
+
+    name = "model"
+
+    def convert(
+        self, value: Any, parameter: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        """Return the directory.
+
+        Args:
+            value: What was typed.
+            parameter: The parameter it was typed for.
+            ctx: Click's context.
+        """
+        from .factories import house, is_factory
+
+        if ctx is None or not (isinstance(value, str) and is_factory(value)):
+            return super().convert(value, parameter, ctx)
+        weights = ctx.meta.get(_TYPED_WEIGHTS)
+        ctx.meta[_TYPED_FACTORY] = (value, weights)
+        return house(value, weights)
+
+
+MODEL = ModelPath(path_type=Path, file_okay=False)
+
+
+def settled(model: Path, directory: Path) -> Path:
+    """Return a model directory that lasts: one made of a typed factory moves in with its user.
+
+    Args:
+        model: The model directory.
+        directory: Where to keep it, if it was made of a factory.
+    """
+    from .factories import house
+
+    typed = click.get_current_context().meta.get(_TYPED_FACTORY)
+    return model if typed is None else house(*typed, directory)
+
+
+def _keep_weights(
+    ctx: click.Context, parameter: click.Parameter, value: Path | None
+) -> Path | None:
+    ctx.meta[_TYPED_WEIGHTS] = value
+    return value
+
+
+def _trust(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    from .factories import trust
+
+    if value is not None:
+        trust(value)
+    return value
+
+
+# Their values are there for what is parsed behind them, and take effect in their callbacks.
+_OWN_MODULE: dict[str, Callable[..., Any]] = {
+    "trust_module": click.option(
+        "--trust-module",
+        metavar="MODULE:FACTORY",
+        is_eager=True,
+        callback=_trust,
+        help="Code that may be imported to build a model of your own.",
+    ),
+    "weights": click.option(
+        "--weights",
+        type=click.Path(path_type=Path),
+        is_eager=True,
+        callback=_keep_weights,
+        help="Weights of a model that is named as MODULE:FACTORY.",
+    ),
+}
 
 
 def _label_map(
@@ -210,13 +286,15 @@ def _gather(
 
 
 def common_options(function: Function) -> Function:
-    """Add `--workspace`, `--seed`, `--json` and `--quiet`; the command gets `common`.
+    """Add what every command has, `--workspace` to `--weights`; it gets `common`.
 
     Args:
         function: The command.
     """
 
-    def common(workspace: Path | None, seed: int | None, as_json: bool, quiet: bool) -> Common:
+    def common(
+        workspace: Path | None, seed: int | None, as_json: bool, quiet: bool, **_own_module: Any
+    ) -> Common:
         return Common(workspace, seed, Console(as_json=as_json, quiet=quiet))
 
     options = {
@@ -230,6 +308,7 @@ def common_options(function: Function) -> Function:
         ),
         "as_json": click.option("--json", "as_json", is_flag=True, help="One JSON document."),
         "quiet": click.option("--quiet", "-q", is_flag=True, help="No progress on stderr."),
+        **_OWN_MODULE,
     }
     return _gather(function, common, "common", options)  # type: ignore[arg-type, return-value]
 
@@ -243,8 +322,9 @@ def stage_options(function: Function) -> Function:
     options = {
         "model": click.option(
             "--model",
-            type=DIRECTORY,
-            help="Model directory or artifact to read; else the newest in the workspace.",
+            type=MODEL,
+            help="Model directory or artifact to read, or MODULE:FACTORY; else the newest in the "
+            "workspace.",
         ),
         "output": click.option(
             "--output", type=DIRECTORY, help="Where to write; else the workspace's artifacts."

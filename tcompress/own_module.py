@@ -1,7 +1,7 @@
 """Users' own modules: how they are called, and what they become when they are opened."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +21,7 @@ from .blueprint import (
     read_blueprint,
     running_plain,
 )
-from .discovery import FusedProjection, discover, record
+from .discovery import FusedProjectionError, discover, record
 from .encoded import ATTENTION_MASK
 from .errors import ModelError
 from .factories import built_by
@@ -401,7 +401,7 @@ def _discovered(module: nn.Module, probes: _Probes) -> Blueprint:
     while True:
         try:
             found = discover(record(module, forward, inputs), module)
-        except FusedProjection as error:
+        except FusedProjectionError as error:
             _take_apart_(module, error.name)
             fused.append(error.name)
         else:

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from .anatomy import Activation, Anatomy, EmbeddingAnatomy, HeadAnatomy, LayerAnatomy
 from .encoder import Encoder
+from .errors import ModelError
 from .plan import LayerPlan, Precision
 from .preprocessing import ATTENTION_MASK, TOKEN_TYPES
 from .transformer import Pooling, pooled
@@ -453,11 +454,23 @@ def attention_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return ((mask == 0).to(dtype) * (torch.finfo(dtype).min / 2))[:, None, None, :]
 
 
-def plain(encoder: Encoder) -> PlainEncoder:
+def plain(encoder: Encoder, *, whole: bool = True) -> PlainEncoder:
     """Return an encoder as a plain module, in evaluation mode.
 
     Args:
         encoder: The encoder; not changed, and sharing its weights.
+        whole: Whether it has to give the encoder's answers; else its pieces are all that counts.
+
+    Raises:
+        ModelError: If it has to, and a user's own module does more than its pieces.
     """
+    anatomy = encoder.anatomy
+    if whole and not anatomy.plain:
+        msg = (
+            f"{encoder.directory}: the module's own forward does more than its embedding, layers "
+            "and head, which this step walks through; prune --criterion fisher --no-reconstruct, "
+            "and quantize --precision int8 without --calibrate, do without"
+        )
+        raise ModelError(msg)
     names = tuple(encoder.example_tensors(1, 2))
-    return PlainEncoder(encoder.anatomy, encoder.plan.layers, names).eval()
+    return PlainEncoder(anatomy, encoder.plan.layers, names).eval()

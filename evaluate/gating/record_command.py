@@ -7,8 +7,8 @@ import click
 
 from tcompress.options import (
     CONTEXT,
-    DIRECTORY,
     FILE,
+    MODEL,
     Common,
     DataOptions,
     common_options,
@@ -30,7 +30,7 @@ _CONFIDENCE = 0.95
     "--model",
     "--baseline",
     "model",
-    type=DIRECTORY,
+    type=MODEL,
     help="Model directory or artifact to record; else the workspace's model.",
 )
 @click.option("--output", type=FILE, default=Path("baseline.json"), help="File to write.")
