@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from tcompress.anatomy import Anatomy
@@ -285,10 +285,14 @@ def _recording(anatomy: Anatomy) -> Iterator[list[Tensor]]:
     """Collect the layers' outputs while the block runs, as the model lays them out."""
     outputs: list[Tensor] = []
     handles = []
+
+    def record(module: nn.Module, inputs: Any, output: Any) -> None:
+        # layers of transformers 4 may give a tuple
+        outputs.append(output[0] if isinstance(output, tuple) else output)
+
     try:
         for layer in anatomy.layers:
-            hook = layer.last_module.register_forward_hook(lambda _m, _i, out: outputs.append(out))
-            handles.append(hook)
+            handles.append(layer.last_module.register_forward_hook(record))
         yield outputs
     finally:
         for handle in handles:
