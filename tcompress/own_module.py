@@ -79,8 +79,8 @@ class OwnModule(nn.Module):
         super().__init__()
         self.module = module
         self.blueprint = blueprint
-        # not registered: its pieces are the module's
-        self._plain: dict[Any, nn.Module] = {}
+        # in a list, so that it is not registered: its pieces are the module's
+        self._plain: list[tuple[Any, ...]] = []
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -140,17 +140,20 @@ class OwnModule(nn.Module):
 
     def _as_plain(self, anatomy: Anatomy) -> nn.Module:
         """Return the pieces put together, anew when one of them was replaced or moved."""
-        linears = [
+        pieces = [
             piece
             for layer in anatomy.layers
             for piece in (*layer.projections(), layer.output, *layer.ffn_readers(), layer.ffn_out)
         ]
-        widths = (anatomy.head_counts, anatomy.neuron_counts)
-        key = (*map(id, linears), widths, str(anatomy.embedding.tokens.weight.device))
-        if key not in self._plain:
-            self._plain.clear()
-            self._plain[key] = _assembled(anatomy, self.blueprint.call)
-        return self._plain[key]
+        where = anatomy.embedding.tokens.weight.device
+        form = (anatomy.head_counts, anatomy.neuron_counts, where)
+        if self._plain:
+            known, old_form, module = self._plain[0]
+            if form == old_form and all(a is b for a, b in zip(known, pieces, strict=False)):
+                return cast("nn.Module", module)
+        module = _assembled(anatomy, self.blueprint.call)
+        self._plain[:] = [(pieces, form, module)]
+        return module
 
 
 def build(directory: Path) -> nn.Module:
