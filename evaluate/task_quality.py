@@ -10,6 +10,7 @@ from tcompress.tasks import Task
 
 from .accuracy import Predictions
 from .decoding import decoded, decoded_label_sets
+from .engine_info import Layout
 from .scored import (
     Scored,
     scored_answers,
@@ -90,6 +91,40 @@ def score_beside(
     return [pair if not broken.any() else _failed(pair, broken) for pair in pairs]
 
 
+def agreeing(
+    baseline: Predictions, candidate: Predictions, examples: Examples
+) -> npt.NDArray[np.bool_]:
+    """Say which examples two models answer alike, `(examples,)`.
+
+    Args:
+        baseline: The answers of one.
+        candidate: The answers of the other.
+        examples: The examples.
+    """
+    answers = zip(decoded(baseline, examples), decoded(candidate, examples), strict=True)
+    return np.array([bool(before == after) for before, after in answers])
+
+
+def taken(predictions: Predictions, positions: npt.NDArray[np.int64], examples: int) -> Predictions:
+    """Return the answers to some of the examples.
+
+    Args:
+        predictions: Answers to all.
+        positions: Positions of the examples, ascending.
+        examples: How many there are in all.
+    """
+    layout = predictions.layout
+    tokens = None if predictions.tokens is None else predictions.tokens[positions]
+    if layout is None:
+        times = len(predictions.logits) // examples
+        rows = np.concatenate([positions + examples * i for i in range(times)])
+        return replace(predictions, logits=predictions.logits[rows], tokens=tokens)
+    rows = np.flatnonzero(np.isin(layout.owners, positions))
+    owners = np.searchsorted(positions, layout.owners[rows])
+    layout = Layout(owners, layout.windows[rows], layout.spans[rows])
+    return replace(predictions, logits=predictions.logits[rows], tokens=tokens, layout=layout)
+
+
 def alike(baseline: Predictions, candidate: Predictions, examples: Examples) -> int | None:
     """Count the examples that two models answer alike; None of numbers and vectors.
 
@@ -100,8 +135,7 @@ def alike(baseline: Predictions, candidate: Predictions, examples: Examples) -> 
     """
     if baseline.task in (Task.REGRESSION, Task.EMBEDDING):
         return None
-    answers = zip(decoded(baseline, examples), decoded(candidate, examples), strict=True)
-    return sum(bool(before == after) for before, after in answers)
+    return int(agreeing(baseline, candidate, examples).sum())
 
 
 def _scored(side: Predictions, examples: Examples) -> Scored:

@@ -31,6 +31,7 @@ from ..metrics import CLASSIFICATION, confusion
 from ..subjects import named_subjects
 from .baseline_file import SCHEMA_VERSION, Record, Row, compose, file_digests, parse
 from .guards import check_ids
+from .task_gate import check_of_classes
 
 TOKENS = 128
 """Longest input that `--latency` times unless it is told otherwise."""
@@ -173,6 +174,7 @@ class Baseline:
         expected = self.answers_to(examples)
         label_indices(expected.labels, examples)
         with EngineProcess(candidate, device=device) as engine:
+            check_of_classes(engine.info.task, "a recorded baseline")
             self.check_candidate(candidate, engine.info)
             console.say(f"gate: the baseline's answers are those in {self.path}")
             watch = partial(console.track, what="asking the candidate")
@@ -270,6 +272,7 @@ def record_baseline(
     check_ids(examples)
     [subject], _ = named_subjects([directory], directory)
     with EngineProcess(directory, device=device) as engine:
+        check_of_classes(engine.info.task, "`gate record`")
         truth = label_indices(engine.info.labels, examples).numpy()
         answers, info = predict(engine, examples, watch=watch), engine.info
     counts = confusion(truth, answers.classes, len(info.labels))

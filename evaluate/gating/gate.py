@@ -12,12 +12,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from tcompress.artifact import Manifest, is_artifact
 from tcompress.console import Console
 from tcompress.data import Examples
 from tcompress.encoder import label_indices
 from tcompress.errors import ModelError, RequestError
 from tcompress.machine import cpu_features
+from tcompress.tasks import Task
 from tcompress.workspace import source_of
 
 from ..accuracy import Predictions, predict
@@ -32,6 +36,7 @@ from ..noninferiority import (
     required_examples,
 )
 from ..subjects import saturation_notes
+from ..task_quality import taken
 from .baseline import Baseline, is_recorded
 from .guards import (
     check_guards,
@@ -53,6 +58,7 @@ from .quality import (
 )
 from .resources import Bench, check_measurable, check_resources
 from .sides import Sides
+from .task_gate import check_answerable, check_policy, judge_task
 from .verdict import Check, GateReport, Unit
 
 
@@ -96,14 +102,12 @@ def gate(
     check_measurable(policy, recorded or baseline)
     _check_examples(examples, candidate, policy, console)
     expected, found = (
-        _answers((baseline, candidate), examples, device, book, console)
+        _answers((baseline, candidate), examples, policy, device, book, console)
         if recorded is None
         else recorded.ask_beside(candidate, examples, device=device, console=console)
     )
-    truth = label_indices(expected.labels, examples).numpy()
     once = first_of_each(examples)
-    sides = Sides(expected.logits[once], found.logits[once], truth[once], expected.labels)
-    report = judge(sides, policy, examples.take(once).slices)
+    report = _judge_answers(expected, found, examples, once, policy)
     bench = Bench(recorded or baseline, candidate, device, seed, console)
     source = source_of(baseline).digest if recorded is None else recorded.source
     notes = _origin_notes(source, candidate) + _machine_notes(candidate)
@@ -121,10 +125,26 @@ def gate(
     )
 
 
+def _judge_answers(
+    expected: Predictions,
+    found: Predictions,
+    examples: Examples,
+    once: npt.NDArray[np.int64],
+    policy: Policy,
+) -> GateReport:
+    """Judge by the examples at the positions `once`."""
+    kept = examples.take(once)
+    if expected.task is Task.CLASSIFICATION:
+        truth = label_indices(expected.labels, examples).numpy()
+        sides = Sides(expected.logits[once], found.logits[once], truth[once], expected.labels)
+        return judge(sides, policy, kept.slices)
+    before, after = (taken(side, once, len(examples)) for side in (expected, found))
+    report = judge_task(before, after, kept, policy)
+    return replace(report, checks=(*report.checks, *_check_count(len(kept), policy)))
+
+
 def _check_examples(examples: Examples, candidate: Path, policy: Policy, console: Console) -> None:
     """Raise unless the examples can judge the candidate; warn if they can prove nothing."""
-    if examples.labels is None:
-        label_indices((), examples)  # raises, before any engine is started
     check_ids(examples)
     check_independent(examples, candidate)
     if policy.max_slice_drop is not None and not examples.slices:
@@ -139,6 +159,7 @@ def _check_examples(examples: Examples, candidate: Path, policy: Policy, console
 def _answers(
     sides: tuple[Path, Path],
     examples: Examples,
+    policy: Policy,
     device: str,
     book: AnswerBook | None,
     console: Console,
@@ -156,14 +177,16 @@ def _answers(
             stack.enter_context(EngineProcess(side, device=device)) if known is None else None
             for side, known in zip(sides, kept, strict=True)
         ]
-        labels = []
+        labels, tasks = [], []
         for engine, known in zip(engines, kept, strict=True):
-            if known is not None:
-                labels.append(known.labels)
-            elif engine is not None:
-                labels.append(engine.info.labels)
-        label_indices(labels[0], examples)
+            told = known if engine is None else engine.info
+            assert told is not None, "what has no kept answers has an engine"
+            labels.append(told.labels)
+            tasks.append(told.task)
+        check_answerable(tasks[0], labels[0], examples)
+        check_policy(tasks[0], policy)
         check_labels(*labels)
+        check_tasks(*tasks)
         for name, engine, known in zip(names, engines, kept, strict=True):
             if engine is None and known is not None:
                 console.say(f"gate: the {name}'s answers were kept by evaluate; not asked again")
@@ -201,7 +224,7 @@ def judge(
     Returns:
         The report: a check per limit, and guards against broken candidates.
     """
-    checks = [*_check_quality(sides, policy, slices or {}), *_check_count(sides, policy)]
+    checks = [*_check_quality(sides, policy, slices or {}), *_check_count(len(sides), policy)]
     return GateReport(
         checks=(*checks, *check_guards(sides, policy.alpha)),
         examples=len(sides),
@@ -271,14 +294,29 @@ def _facts(counts: PairedCounts, policy: Policy) -> dict[str, Any]:
     return facts | {"max_drop": policy.max_drop, "required_examples": needed}
 
 
-def _check_count(sides: Sides, policy: Policy) -> list[Check]:
+def _check_count(n: int, policy: Policy) -> list[Check]:
     """Check that there are as many examples as the policy wants, if it does."""
     if policy.min_examples is None:
         return []
-    n, wanted = len(sides), policy.min_examples
+    wanted = policy.min_examples
     verdict = Verdict.PASS if n >= wanted else Verdict.INCONCLUSIVE
     words = f"{n:,} examples, {wanted:,} are asked for"
     return [Check("examples", verdict, n, n, wanted, n, Unit.COUNT, words)]
+
+
+def check_tasks(baseline: Task, candidate: Task) -> None:
+    """Raise unless two models do the same task.
+
+    Args:
+        baseline: Task of the baseline.
+        candidate: Task of the candidate.
+
+    Raises:
+        ModelError: If they differ.
+    """
+    if baseline is not candidate:
+        msg = f"the candidate does {candidate}, the baseline {baseline}; compare like with like"
+        raise ModelError(msg)
 
 
 def check_labels(baseline: Sequence[str], candidate: Sequence[str]) -> None:

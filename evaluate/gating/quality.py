@@ -81,8 +81,8 @@ def check_metric(
         else _bootstrapped(sides, metric, margin, relative, alpha, groups)
     )
     if not relative:
-        return _failing_broken(_drop_check(f"{metric}_drop", metric, found, alpha), sides)
-    return _failing_broken(_kept_check(metric, found, alpha), sides)
+        return _failing_broken(drop_check(f"{metric}_drop", metric, found, alpha), sides)
+    return _failing_broken(kept_check(metric, found, alpha), sides)
 
 
 def check_classes(sides: Sides, max_drop: float, alpha: float) -> list[Check]:
@@ -133,7 +133,7 @@ def check_flips(sides: Sides, max_flip_rate: float, alpha: float) -> Check:
     """
     n, flipped = len(sides), sides.counts.lost + sides.counts.gained
     low, high = _proportion(flipped, n, alpha)
-    verdict = _judged(low > max_flip_rate, high <= max_flip_rate)
+    verdict = judged(low > max_flip_rate, high <= max_flip_rate)
     bound = f"at least {_percent(low)}" if low > max_flip_rate else f"at most {_percent(high)}"
     words = (
         f"{_percent(flipped / n)} of the answers flipped, {bound} {_confidence(alpha)}, "
@@ -151,16 +151,27 @@ def check_agreement(sides: Sides, min_agreement: float, alpha: float) -> Check:
         min_agreement: Smallest fraction.
         alpha: Error probability of the bound by Clopper and Pearson.
     """
-    n, same = len(sides), int(np.sum(sides.expected == sides.found))
+    same = int(np.sum(sides.expected == sides.found))
+    return _failing_broken(share_check(same, len(sides), min_agreement, alpha), sides)
+
+
+def share_check(same: int, n: int, min_agreement: float, alpha: float) -> Check:
+    """Limit from below the fraction of answers that are the baseline's.
+
+    Args:
+        same: How many are.
+        n: How many there are.
+        min_agreement: Smallest fraction.
+        alpha: Error probability of the bound by Clopper and Pearson.
+    """
     low, high = _proportion(same, n, alpha)
-    verdict = _judged(high < min_agreement, low >= min_agreement)
+    verdict = judged(high < min_agreement, low >= min_agreement)
     bound = f"at most {_percent(high)}" if high < min_agreement else f"at least {_percent(low)}"
     words = (
         f"{_percent(same / n)} of the answers are the baseline's, {bound} {_confidence(alpha)}, "
         f"limit {_percent(min_agreement)}, n = {n:,}"
     )
-    check = Check("agreement", verdict, same / n, low, min_agreement, n, words=words)
-    return _failing_broken(check, sides)
+    return Check("agreement", verdict, same / n, low, min_agreement, n, words=words)
 
 
 def check_divergence(sides: Sides, max_divergence: float, alpha: float) -> Check:
@@ -181,7 +192,7 @@ def check_divergence(sides: Sides, max_divergence: float, alpha: float) -> Check
     # Where the bootstrap has no answer, the bounds are those of any divergence.
     low, high = np.clip([bounds.low, bounds.high], 0.0, _MOST_DIVERGENCE)
     enough = n >= required_examples(_LEAST_SEEN, 0.0, alpha)
-    verdict = _judged(low > max_divergence, high <= max_divergence and enough)
+    verdict = judged(low > max_divergence, high <= max_divergence and enough)
     bound = f"at least {low:.2g}" if low > max_divergence else f"at most {high:.2g}"
     words = (
         f"the answers diverge by {mean:.2g} nats, {bound} {_confidence(alpha)}, "
@@ -233,8 +244,17 @@ def holm(shows: Callable[[str, float], bool], names: Iterable[str], alpha: float
 
 
 @dataclass(frozen=True)
-class _Drop:
-    """A drop held against a margin; absolute, or as a part of the baseline's value."""
+class Drop:
+    """A drop held against a margin; absolute, or as a part of the baseline's value.
+
+    Attributes:
+        verdict: What it came to.
+        estimate: The drop found.
+        lower: Its lower bound.
+        upper: Its upper bound.
+        margin: What it is held against.
+        n: Number of examples.
+    """
 
     verdict: Verdict
     estimate: float
@@ -253,7 +273,7 @@ def _margin(max_drop: float | None, retained: float | None) -> float:
     raise RequestError(msg)
 
 
-def _tested(counts: PairedCounts, margin: float, relative: bool, alpha: float) -> _Drop:
+def _tested(counts: PairedCounts, margin: float, relative: bool, alpha: float) -> Drop:
     if not relative:
         found = non_inferiority(counts, margin, alpha)
     elif counts.both_right + counts.lost:
@@ -261,7 +281,7 @@ def _tested(counts: PairedCounts, margin: float, relative: bool, alpha: float) -
     else:
         msg = "the baseline answers nothing right, no part of that can be kept; limit the drop"
         raise ModelError(msg)
-    return _Drop(found.verdict, found.estimate, found.lower, found.upper, found.margin, found.n)
+    return Drop(found.verdict, found.estimate, found.lower, found.upper, found.margin, found.n)
 
 
 def _bootstrapped(
@@ -271,7 +291,7 @@ def _bootstrapped(
     relative: bool,
     alpha: float,
     groups: Sequence[str] | None,
-) -> _Drop:
+) -> Drop:
     found = metric_drop(
         sides, CLASSIFICATION[metric], relative=relative, alpha=alpha, groups=groups
     )
@@ -283,11 +303,17 @@ def _bootstrapped(
         raise ModelError(msg)
     enough = found.independent >= required_examples(margin, 0.0, alpha)
     low, high = found.bounds.low, found.bounds.high
-    verdict = _judged(low >= margin, high < margin and enough)
-    return _Drop(verdict, found.estimate, low, high, margin, len(sides))
+    verdict = judged(low >= margin, high < margin and enough)
+    return Drop(verdict, found.estimate, low, high, margin, len(sides))
 
 
-def _judged(regression: bool, passes: bool) -> Verdict:
+def judged(regression: bool, passes: bool) -> Verdict:
+    """Return the verdict of two tests.
+
+    Args:
+        regression: Whether a regression is shown.
+        passes: Whether it is shown that there is none.
+    """
     if regression:
         return Verdict.REGRESSION
     return Verdict.PASS if passes else Verdict.INCONCLUSIVE
@@ -324,12 +350,20 @@ def _part_check(
     name: str, counts: PairedCounts, max_drop: float, alpha: float, worse: bool
 ) -> Check:
     found = _tested(counts, max_drop, False, alpha)
-    verdict = _judged(worse, found.verdict is Verdict.PASS)
+    verdict = judged(worse, found.verdict is Verdict.PASS)
     what = name.replace("_drop", "")
-    return _drop_check(name, what, replace(found, verdict=verdict), alpha)
+    return drop_check(name, what, replace(found, verdict=verdict), alpha)
 
 
-def _drop_check(name: str, what: str, found: _Drop, alpha: float) -> Check:
+def drop_check(name: str, what: str, found: Drop, alpha: float) -> Check:
+    """Tell a drop that was held against a margin.
+
+    Args:
+        name: Name of the check.
+        what: What dropped.
+        found: The drop.
+        alpha: Error probability of its bounds.
+    """
     if found.verdict is Verdict.REGRESSION:
         bound = f"at least {100 * found.lower:.2f}"
     else:
@@ -343,8 +377,14 @@ def _drop_check(name: str, what: str, found: _Drop, alpha: float) -> Check:
     )
 
 
-def _kept_check(metric: str, found: _Drop, alpha: float) -> Check:
-    """Tell a relative drop as what is kept."""
+def kept_check(metric: str, found: Drop, alpha: float) -> Check:
+    """Tell a relative drop as what is kept.
+
+    Args:
+        metric: What dropped.
+        found: The drop.
+        alpha: Error probability of its bounds.
+    """
     kept, least, limit = (1 - x for x in (found.estimate, found.upper, found.margin))
     if found.verdict is Verdict.REGRESSION:
         bound = f"at most {_percent(1 - found.lower)}"

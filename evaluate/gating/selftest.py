@@ -31,6 +31,7 @@ from .defects import (
     write_damaged,
 )
 from .sides import Logits, Sides
+from .task_gate import check_of_classes
 from .verdict import EXIT_CODES, GateReport
 
 SCHEMA_VERSION = 1
@@ -147,6 +148,7 @@ def self_test(
         MeasurementError: If the artifact's own engine fails, or its answers are not finite.
     """
     with console.step("selftest: asking the artifact as it is"), EngineProcess(artifact) as engine:
+        check_of_classes(engine.info.task, "`gate selftest`")
         clean = predict(engine, examples)
     truth = label_indices(clean.labels, examples).numpy()
 

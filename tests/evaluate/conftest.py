@@ -92,7 +92,7 @@ def write_onnx() -> Callable[..., Artifact]:
         encoder = open_encoder(parent)
         with writing_artifact(target) as draft:
             onnx.save(_linear_model(weight), draft.directory / "model.onnx")
-            encoder.preprocessor.spec.write(draft.directory / ARCHITECTURE_FILE)
+            encoder.model.spec.write(draft.directory / ARCHITECTURE_FILE)
             manifest = Manifest(
                 kind="onnx",
                 stage="export",
