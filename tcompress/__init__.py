@@ -4,6 +4,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .blueprint import Declared
     from .encoder import Encoder
     from .loading import load
     from .plan import CompressionPlan
@@ -15,6 +16,7 @@ __version__ = metadata.version("tcompress")
 # Heavy modules load on first use, so that `tcompress --help` stays quick.
 _HOMES = {
     "CompressionPlan": "plan",
+    "Declared": "blueprint",
     "Encoder": "encoder",
     "ExportedEncoder": "runtime",
     "TransformerClassifier": "transformer",
@@ -24,6 +26,7 @@ _HOMES = {
 
 __all__ = [
     "CompressionPlan",
+    "Declared",
     "Encoder",
     "ExportedEncoder",
     "TransformerClassifier",

@@ -4,8 +4,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
+from itertools import takewhile
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from torch import Tensor, nn
 
@@ -284,22 +285,31 @@ class Declared:
             ModelError: If there is no such layer.
         """
         names = {name for name, _ in module.named_modules()}
-        count = next(i for i in range(len(names) + 1) if self.layers.format(i=i) not in names)
-        if count == 0 or "{i}" not in self.layers:
-            msg = f"layers: no module is called {self.layers.format(i=0)!r}; write {{i}} for the number"
+        layers = list(takewhile(names.__contains__, map(self._layer_name, range(len(names)))))
+        if not layers or "{i}" not in self.layers:
+            msg = (
+                f"layers: {self.layers!r} names no module of the {type(module).__name__}; write "
+                "{i} for the number of a layer, as in 'blocks.{i}'"
+            )
             raise ModelError(msg)
         activations = (*self.head_activations, *(None for _ in self.head))
         return Blueprint(
-            layers=tuple(self._layer(module, self.layers.format(i=i)) for i in range(count)),
+            layers=tuple(self._layer(module, layer) for layer in layers),
             tokens=self.tokens,
             positions=self.positions,
             scale=self.scale,
             embedding_norm=self.embedding_norm,
             final_norm=self.final_norm,
-            head=tuple(StagePaths(n, a) for n, a in zip(self.head, activations, strict=False)),
+            head=tuple(
+                StagePaths(name, None if kind is None else Activation(kind))
+                for name, kind in zip(self.head, activations, strict=False)
+            ),
             head_norm=self.head_norm,
             pooling=self.pooling,
         )
+
+    def _layer_name(self, number: int) -> str:
+        return self.layers.replace("{i}", str(number))
 
     def _layer(self, module: nn.Module, prefix: str) -> LayerPaths:
         width = _Pieces(module).linear(f"{prefix}.{self.query}").out_features
@@ -311,7 +321,12 @@ class Declared:
             return f"{prefix}.{name}"
 
         return LayerPaths(
-            *map(below, (self.query, self.key, self.value, self.output, self.ffn_in, self.ffn_out)),
+            query=below(self.query),
+            key=below(self.key),
+            value=below(self.value),
+            output=below(self.output),
+            ffn_in=below(self.ffn_in),
+            ffn_out=below(self.ffn_out),
             head_size=width // self.heads,
             activation=Activation(self.activation),
             attention_norm=self.attention_norm and below(self.attention_norm),
@@ -339,7 +354,9 @@ def read_blueprint(path: Path, module: nn.Module) -> Blueprint:
         if unknown := sorted(set(document) - known):
             msg = f"unknown keys {unknown}; known are {sorted(known)}"
             raise ValueError(msg)
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in document.items()}
+        values: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in document.items()
+        }
         return Declared(**values).blueprint(module)
     except (OSError, ValueError, TypeError, KeyError) as error:
         msg = f"{path}: no declaration of an anatomy: {error}; docs/own-modules.md shows one"
@@ -354,7 +371,7 @@ def running_plain(anatomy: Anatomy, runners: Any) -> Anatomy:
         runners: What computes each layer, in order.
     """
     layers = tuple(
-        replace(layer, runner=runner, ffn_batch_dim=0)
+        replace(cast("OwnLayer", layer), runner=runner, ffn_batch_dim=0)
         for layer, runner in zip(anatomy.layers, runners, strict=True)
     )
     return replace(anatomy, layers=layers)

@@ -20,9 +20,11 @@ from .errors import ModelError
 from .transformer import Pooling, pooled
 
 _SAME = ("dropout", "contiguous", "clone", "alias", "detach", "to", "_to_copy", "type_as")
-_MOVES = ("view", "reshape", "_unsafe_view", "transpose", "permute", "t", "unsqueeze", "squeeze")
-_MOVES += ("flatten", "unflatten", "expand", "select", "slice", "chunk", "split", "unbind")
-_MOVES += ("split_with_sizes", "getitem", "numpy_T", "movedim", "swapaxes", "unsafe_chunk")
+_MOVES = (
+    *("view", "reshape", "_unsafe_view", "transpose", "permute", "t", "numpy_T", "movedim"),
+    *("swapaxes", "unsqueeze", "squeeze", "flatten", "unflatten", "expand", "select", "slice"),
+    *("chunk", "unsafe_chunk", "split", "split_with_sizes", "unbind", "getitem"),
+)
 _SCALES = ("mul", "div", "mul_", "div_")
 _ACTIVATIONS = {
     "relu": Activation.RELU,
@@ -204,23 +206,25 @@ class _Discovery:
             self._linear_behind(node, ways, f"{where}: {name}")
             for node, name in ((q, "query"), (k, "key"), (v, "value"))
         ]
-        names = self._separate(given, where)
-        heads, head_size = self._heads(q, given[0], where)
+        query, key, value = self._separate(given)
+        head_size = self._head_size(q, given[0], where)
         output = self._next(mixed, "linear", (*_SAME, *_MOVES))
         if output is None:
             raise ModelError(self._lost(where, "an output projection behind attention", mixed))
-        stream, source, attention_norm, norm_first = self._entry(given[0], output, where)
-        behind = self._residual(output, stream, where)
+        stream, attention_norm, norm_first = self._entry(given[0], output, where)
+        behind = self._residual(output, where)
         entered, ffn_norm = behind, None
         if not norm_first:
             entered, attention_norm = self._norm_behind(behind)
         ffn = self._feed_forward(entered, norm_first, where)
-        left = self._residual(ffn.last, entered, where)
+        left = self._residual(ffn.last, where)
         ffn_norm = ffn.norm
         if not norm_first:
             left, ffn_norm = self._norm_behind(left)
         paths = LayerPaths(
-            *names,
+            query=query,
+            key=key,
+            value=value,
             output=self.trace.weight(output, 1),
             ffn_in=self.trace.weight(ffn.first, 1),
             ffn_out=self.trace.weight(ffn.last, 1),
@@ -232,7 +236,6 @@ class _Discovery:
             gate=None if ffn.gate is None else self.trace.weight(ffn.gate, 1),
             ffn_batch_dim=int(self.trace.shape(ffn.last)[0] != self.size),
         )
-        del heads, source
         return paths, stream, left
 
     def _linear_behind(self, node: fx.Node, ways: tuple[str, ...], what: str) -> fx.Node:
@@ -257,14 +260,14 @@ class _Discovery:
                     return True
         return False
 
-    def _separate(self, given: list[fx.Node], where: str) -> tuple[str, str, str]:
+    def _separate(self, given: list[fx.Node]) -> tuple[str, str, str]:
         """Name query, key and value projections; a fused one has been taken apart before."""
         q, k, v = (self.trace.weight(node, 1) for node in given)
         if len({q, k, v}) != 3:
             raise FusedProjectionError(q)
         return q, k, v
 
-    def _heads(self, q: fx.Node, linear: fx.Node, where: str) -> tuple[int, int]:
+    def _head_size(self, q: fx.Node, linear: fx.Node, where: str) -> int:
         # (batch, heads, tokens, head_size), or (batch * heads, tokens, head_size)
         head_size, width = self.trace.shape(q)[-1], self.trace.shape(linear)[-1]
         if head_size == 0 or width % head_size:
@@ -273,13 +276,13 @@ class _Discovery:
                 f"{head_size}: {self.trace.shape(q)}; declare the anatomy"
             )
             raise ModelError(msg)
-        return width // head_size, head_size
+        return head_size
 
     # The residual stream
 
     def _entry(
         self, query: fx.Node, output: fx.Node, where: str
-    ) -> tuple[fx.Node, fx.Node, str | None, bool]:
+    ) -> tuple[fx.Node, str | None, bool]:
         """Return the stream that a layer reads, and its norm where that stands in front."""
         source = _back(query.args[0], (*_SAME, "transpose", "permute"))
         add = self._next(output, "add", (*_SAME, "transpose", "permute"))
@@ -289,14 +292,14 @@ class _Discovery:
             _back(arg, (*_SAME, "transpose")) for arg in add.args[:2] if isinstance(arg, fx.Node)
         ]
         if source in others:
-            return source, source, None, False
+            return source, None, False
         if _name(source) == "layer_norm":
             stream = _back(source.args[0], (*_SAME, "transpose"))
             if stream in others:
-                return stream, source, self.trace.weight(source, 2), True
+                return stream, self.trace.weight(source, 2), True
         raise ModelError(self._lost(where, "the stream that attention is added to", query))
 
-    def _residual(self, node: fx.Node, stream: fx.Node, where: str) -> fx.Node:
+    def _residual(self, node: fx.Node, where: str) -> fx.Node:
         found = self._next(node, "add", (*_SAME, "transpose", "permute"))
         if found is None:
             raise ModelError(self._lost(where, "a residual sum", node))
@@ -346,14 +349,14 @@ class _Discovery:
             if name in ("embedding", "linear"):
                 break
             if name == "layer_norm" and norm is None and positions is None:
-                norm, node = self.trace.weight(node, 2), node.args[0]
+                norm, node = self.trace.weight(node, 2), _back(node.args[0], ())
             elif name in ("add", "add_") and positions is None:
                 node, table = self._positioned(node)
                 positions, understood = table, understood and table is not None
             elif name in ("mul", "mul_") and isinstance(node.args[1], int | float):
-                scale, node = scale * float(node.args[1]), node.args[0]
+                scale, node = scale * float(node.args[1]), _back(node.args[0], ())
             elif name in ("div", "div_") and isinstance(node.args[1], int | float):
-                scale, node = scale / float(node.args[1]), node.args[0]
+                scale, node = scale / float(node.args[1]), _back(node.args[0], ())
             else:
                 found = _reach(node, ("embedding", "linear"), None, self.trace.depends_on_inputs)
                 if found is None:
@@ -395,7 +398,7 @@ class _Discovery:
             main in user.all_input_nodes
             and _name(user) in ("embedding", "linear")
             and user in {node, *_ancestors(node)}
-            for user in _content_users(main)
+            for user in main.users
         )
 
     def _head(self, blueprint: Blueprint, stream: fx.Node) -> Blueprint:
@@ -566,10 +569,6 @@ def _ancestors(node: fx.Node) -> set[fx.Node]:
                 seen.add(source)
                 queue.append(source)
     return seen
-
-
-def _content_users(node: fx.Node) -> list[fx.Node]:
-    return list(node.users)
 
 
 def _users(node: fx.Node, ways: tuple[str, ...]) -> Iterator[fx.Node]:

@@ -58,7 +58,10 @@ def settled(model: Path, directory: Path) -> Path:
     from .factories import house
 
     typed = click.get_current_context().meta.get(_TYPED_FACTORY)
-    return model if typed is None else house(*typed, directory)
+    if typed is None:
+        return model
+    name, weights = typed
+    return house(name, weights, directory)
 
 
 def _keep_weights(

@@ -285,17 +285,19 @@ class _Probes:
         for vocabulary, features in _sizes(module):
             what = f"ids below {vocabulary}" if vocabulary else f"{features} features"
             tried.append(what)
-            probes = cls(module, Call(names[0], token_types=types), vocabulary, features)
-            probes.padding_id = padding_id or 0
-            try:
-                answers = probes.answer(probes.batch(_EXAMPLES, _TOKENS))
-            except Exception as error:  # the user's code raises anything
-                reason = str(error).partition("\n")[0]
-                continue
-            if isinstance(answers, Tensor) and answers.is_floating_point():
-                probes.call = replace(probes.call, outputs=answers.shape[-1])
-                probes._find_mask(names[1:])
-                return probes
+            plain = Call(names[0], token_types=types)
+            for how in (plain, *_masked_calls(plain, names[1:])):
+                probes = cls(module, how, vocabulary, features)
+                probes.padding_id = padding_id or 0
+                try:
+                    answers = probes.answer(probes.batch(_EXAMPLES, _TOKENS))
+                except Exception as error:  # the user's code raises anything
+                    reason = str(error).partition("\n")[0]
+                    continue
+                if isinstance(answers, Tensor) and answers.is_floating_point():
+                    probes.call = replace(how, outputs=answers.shape[-1])
+                    probes._find_mask(names[1:])
+                    return probes
         msg = (
             f"{type(module).__name__}: its forward takes none of what was tried "
             f"(3 x 7 {', '.join(tried) or 'nothing: it has no linear layer'}): {reason}"
@@ -334,14 +336,10 @@ class _Probes:
 
     def _find_mask(self, names: list[str]) -> None:
         """Find the argument, and its form, with which padding changes no answer."""
-        likely = sorted((n for n in names if "mask" in n or "pad" in n), key=_unlikeliness)
-        for name in likely:
-            forms = [MaskForm.NUMBER, MaskForm.REAL, MaskForm.PADDING]
-            for form in forms[::-1] if "pad" in name else forms:
-                how = replace(self.call, mask=name, mask_form=form)
-                if self._hides_padding(how):
-                    self.call = how
-                    return
+        for how in _masked_calls(self.call, names):
+            if self._hides_padding(how):
+                self.call = how
+                return
 
     def _hides_padding(self, how: Call) -> bool:
         plain, self.call = self.call, how
@@ -357,6 +355,14 @@ class _Probes:
         finally:
             self.call = plain
         return answers[0].dim() == 2 and all(_close(answers[0], other) for other in answers[1:])
+
+
+def _masked_calls(how: Call, names: list[str]) -> Iterator[Call]:
+    """Yield calls with each argument that may say what is padding, in each form."""
+    for name in sorted((n for n in names if "mask" in n or "pad" in n), key=_unlikeliness):
+        forms = [MaskForm.NUMBER, MaskForm.REAL, MaskForm.PADDING]
+        for form in forms[::-1] if "pad" in name else forms:
+            yield replace(how, mask=name, mask_form=form)
 
 
 def _unlikeliness(name: str) -> int:

@@ -156,7 +156,9 @@ class SquaredSoftmax(nn.Module):
         self.q, self.k, self.v, self.o = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        q, k, v = (p(x).unflatten(-1, (HEADS, -1)).transpose(1, 2) for p in (self.q, self.k, self.v))
+        q, k, v = (
+            p(x).unflatten(-1, (HEADS, -1)).transpose(1, 2) for p in (self.q, self.k, self.v)
+        )
         weights = (q @ k.mT / math.sqrt(WIDTH // HEADS)).exp()
         if mask is not None:
             weights = weights * mask[:, None, None, :]

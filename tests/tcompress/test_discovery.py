@@ -80,7 +80,9 @@ def test_a_module_without_attention_is_refused_with_what_was_seen(tmp_path: Path
         found(made(Convolutions), tmp_path)
 
 
-def test_a_module_that_takes_none_of_the_inputs_is_refused_with_what_was_tried(tmp_path: Path) -> None:
+def test_a_module_that_takes_none_of_the_inputs_is_refused_with_what_was_tried(
+    tmp_path: Path,
+) -> None:
     class Picky(Convolutions):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             message = "only on Sundays"
