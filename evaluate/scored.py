@@ -21,6 +21,13 @@ _BLOCK = 1024  # examples whose similarities are held in memory together
 RANKS = 10
 """Ranks that count in retrieval."""
 
+TASK_METRICS = (
+    *("micro_f1", "macro_f1", "exact_match", "f1", "pearson", "spearman"),
+    *("entity_f1", "entity_precision", "entity_recall", "word_accuracy"),
+    *("cosine", "neighbour_agreement", f"ndcg_at_{RANKS}", f"recall_at_{RANKS}"),
+)
+"""What can be decided by; better when higher."""
+
 
 @dataclass(frozen=True, eq=False)
 class Scored:

@@ -29,6 +29,7 @@ from tcompress.errors import InputError, RequestError
 from tcompress.workspace import CONFIG_FILE
 
 from ..metrics import CLASSIFICATION
+from ..scored import TASK_METRICS
 from .verdict import OnInconclusive
 
 POLICY_FILE = "tcompress-gate.toml"
@@ -88,7 +89,8 @@ class _Key:
             is_list = isinstance(value, list | tuple)
             return "a list of names", is_list and all(isinstance(name, str) for name in value)
         if self.kind is str:
-            return f"one of {', '.join(CLASSIFICATION)}", value in list(CLASSIFICATION)
+            known = list(dict.fromkeys((*CLASSIFICATION, *TASK_METRICS)))
+            return f"one of {', '.join(known)}", value in known
         if self.kind is OnInconclusive:
             return f"one of {', '.join(OnInconclusive)}", value in list(OnInconclusive)
         number = "a whole number" if self.kind is int else "a number"
@@ -130,7 +132,7 @@ class Policy:
     """What a candidate has to keep to; a limit that is None is not looked at.
 
     Attributes:
-        metric: The task's metric.
+        metric: The task's metric; `accuracy` stands for the one that decides in other tasks.
         max_drop: Smallest drop of it that is not acceptable.
         min_retained: Part of the baseline's metric that has to be kept, instead of `max_drop`.
         max_class_drop: Smallest drop in the recall of a class that is not acceptable.

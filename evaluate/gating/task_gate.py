@@ -11,6 +11,7 @@ from tcompress.tasks import Task
 
 from ..accuracy import Predictions
 from ..noninferiority import Verdict, required_examples
+from ..scored import TASK_METRICS
 from ..scored_drop import scored_drop
 from ..task_quality import ScoredPair, agreeing, is_labelled, score_beside
 from .policy import Policy
@@ -18,7 +19,6 @@ from .quality import Drop, drop_check, judged, kept_check, share_check
 from .verdict import Check, GateReport
 
 _OF_CLASSES = ("max_class_drop", "max_slice_drop", "max_flip_rate", "max_divergence")
-_LOWER_IS_BETTER = ("mse",)
 _USUAL = "accuracy"
 
 
@@ -113,7 +113,7 @@ def _check_metric(pairs: Sequence[ScoredPair], examples: Examples, policy: Polic
     if policy.max_drop is None and policy.min_retained is None:
         return []
     metric = pairs[0].main if policy.metric == _USUAL else policy.metric
-    known = [name for pair in pairs for name in pair.before.metrics if name not in _LOWER_IS_BETTER]
+    known = [name for pair in pairs for name in pair.before.metrics if name in TASK_METRICS]
     if metric not in known:
         msg = f"unknown metric {metric!r}; of this task known are: {', '.join(known)}"
         raise RequestError(msg)
