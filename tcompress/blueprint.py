@@ -138,6 +138,7 @@ class Blueprint:
             answers. Where they are not, exports are traced from the module itself.
         runs_plain: Whether the pieces are also what runs, in place of the module's own forward,
             whose attention could not lose heads.
+        shared_order: Where layers are applied several times, their positions in that order.
         fused: Projections that were taken apart into query, key and value.
         call: How the module is called.
     """
@@ -154,6 +155,7 @@ class Blueprint:
     token_types: str | None = None
     plain: bool = True
     runs_plain: bool = False
+    shared_order: tuple[int, ...] = ()
     fused: tuple[str, ...] = ()
     call: Call = Call()
 
@@ -184,6 +186,7 @@ class Blueprint:
                 ),
                 norm=pieces.norm(self.head_norm),
             ),
+            shared_order=self.shared_order,
             traceable=False,
             plain=self.plain,
         )
@@ -217,7 +220,8 @@ class Blueprint:
         values = dict(document)
         values["layers"] = tuple(LayerPaths(**layer) for layer in values["layers"])
         values["head"] = tuple(StagePaths(**stage) for stage in values["head"])
-        values |= {"fused": tuple(values["fused"]), "call": Call(**values["call"])}
+        values |= {"fused": tuple(values["fused"]), "shared_order": tuple(values["shared_order"])}
+        values |= {"call": Call(**values["call"])}
         return cls(**values)
 
 

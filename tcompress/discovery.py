@@ -157,14 +157,18 @@ class _Discovery:
         if not cores:
             raise ModelError(_nothing_found(self.trace, self.module))
         stream: fx.Node | None = None
-        layers, first = [], None
+        order, first = [], None
+        layers: list[LayerPaths] = []
         for index, core in enumerate(cores):
             layer, entered, stream = self._layer(index, core)
-            layers.append(layer)
+            layers += [layer] if layer not in layers else []
+            order.append(layers.index(layer))
             first = first or entered
         assert first is not None
         assert stream is not None
-        return self._head(self._embedding(first, tuple(layers)), stream)
+        blueprint = self._embedding(first, tuple(layers))
+        shared = () if len(order) == len(layers) else tuple(order)
+        return self._head(replace(blueprint, shared_order=shared), stream)
 
     # Attention
 

@@ -141,7 +141,8 @@ class Encoder:
             self.model.write_description(directory)
         state = {name: value.contiguous() for name, value in self.model.state_dict().items()}
         for prefix, name in _weight_files(self.model).items():
-            part = {n[len(prefix) :]: v for n, v in state.items() if n.startswith(prefix)}
+            # copies, because safetensors refuses what is shared
+            part = {n[len(prefix) :]: v.clone() for n, v in state.items() if n.startswith(prefix)}
             if self.plan.is_dense:
                 part = families.published(self.model, part)
             save_file(part, directory / name, metadata={"format": "pt"})
@@ -321,8 +322,23 @@ def _open_own(directory: Path, plan: CompressionPlan | None) -> OwnModule:
             model.anatomy().resize_(plan)
         _load_state(directory, model.module, state)
         return model
-    _load_state(directory, module, state)
+    _load_state(directory, module, _with_tied(module, state))
     return opened(directory, module, _padding_id(directory))
+
+
+def _with_tied(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights under all their names: files may hold what is shared once."""
+    places: dict[int, str] = {}
+    own = module.state_dict()
+    for name, value in own.items():
+        if name in state:
+            places.setdefault(value.data_ptr(), name)
+    tied = {
+        name: state[places[value.data_ptr()]]
+        for name, value in own.items()
+        if name not in state and value.data_ptr() in places
+    }
+    return state | tied
 
 
 def _padding_id(directory: Path) -> int | None:

@@ -138,6 +138,9 @@ def house(name: str, weights: Path | None, directory: Path | None = None) -> Pat
     Raises:
         RequestError: If there are no such weights.
     """
+    from .blueprint import ANATOMY_FILE
+    from .preprocessing import TOKENIZER_FILES
+
     trust(name)
     file = _weights_of(name, weights)
     if (file.parent / FACTORY_FILE).is_file() and factory_of(file.parent) == name:
@@ -146,9 +149,9 @@ def house(name: str, weights: Path | None, directory: Path | None = None) -> Pat
         key = document_digest({"factory": name, "weights": str(file.resolve())})
         directory = cache_directory() / "modules" / key[:16]
     directory.mkdir(parents=True, exist_ok=True)
-    for path in file.parent.iterdir():
-        if path.is_file() and path.suffix in (".json", ".txt", ".model"):
-            shutil.copyfile(path, directory / path.name)
+    for beside in (ANATOMY_FILE, *TOKENIZER_FILES):
+        if (file.parent / beside).is_file():
+            shutil.copyfile(file.parent / beside, directory / beside)
     document = {"schema_version": _SCHEMA_VERSION, "factory": name}
     (directory / FACTORY_FILE).write_text(json.dumps(document) + "\n", encoding="utf-8")
     _link(file.resolve(), directory / _WEIGHTS_FILE)

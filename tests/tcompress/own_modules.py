@@ -185,6 +185,13 @@ def causal() -> nn.Module:
     return Tutorial(causal=True, batch_first=True)
 
 
+def shared() -> nn.Module:
+    """One layer, applied three times."""
+    module = Sensors()
+    module.blocks = nn.ModuleList([module.blocks[0]] * 3)
+    return module
+
+
 def sensors() -> nn.Module:
     return Sensors()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save_file, save_model
 
 import tcompress
 from tcompress.attention import HeadAttention
@@ -43,7 +43,7 @@ def write_weights(name: str, directory: Path) -> Path:
         for parameter in module.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     directory.mkdir(exist_ok=True)
-    save_file(module.state_dict(), directory / "model.safetensors")
+    save_model(module, str(directory / "model.safetensors"))
     return directory
 
 
@@ -107,6 +107,19 @@ def test_exports_of_pruned_modules_answer_alike(
     parity = write_export(encoder, kind, tmp_path / "export")["parity"]
     assert len(parity["shapes"]) > 1
     assert (parity["max_abs_difference"] < 1e-5) == (precision == "fp32"), "int8 must be real"
+
+
+def test_a_layer_applied_several_times_is_pruned_once(tmp_path: Path) -> None:
+    encoder = opened("shared", tmp_path / "weights")
+    assert encoder.anatomy.order == (0, 0, 0)
+    plan = CompressionPlan((LayerPlan((0, 2), tuple(range(9))),), (4,), (48,))
+    with masked(encoder, plan):
+        expected = encoder.predict(batches(encoder)[1])
+    prune_(encoder, plan)
+    (tmp_path / "pruned").mkdir()
+    encoder.save(tmp_path / "pruned")
+    again = open_encoder(tmp_path / "pruned", plan).predict(batches(encoder)[1])
+    np.testing.assert_allclose(again, expected, rtol=0, atol=1e-5)
 
 
 def test_reconstruction_refuses_what_it_cannot_walk_through(tmp_path: Path) -> None:
