@@ -16,6 +16,11 @@ class ScoreTerms(nn.Module):
     """Whether the layer's query and key projections are used for positions too."""
 
     @property
+    def local(self) -> bool:
+        """Whether tokens see only those near them."""
+        return False
+
+    @property
     def scale(self) -> float | None:
         """Factor of the products; None for one over the root of the head size."""
         return None

@@ -31,6 +31,11 @@ class Rotary(ScoreTerms):
         self.cos = nn.Buffer(torch.cat([cos, cos], dim=-1), persistent=False)
         self.sin = nn.Buffer(torch.cat([-sin, sin], dim=-1), persistent=False)
 
+    @property
+    def local(self) -> bool:
+        """Whether there is a window."""
+        return self.window is not None
+
     def rotated(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         """Turn queries and keys; see `ScoreTerms.rotated`."""
         return self._turned(q), self._turned(k)
