@@ -12,6 +12,7 @@ from ..transformer import TransformerClassifier
 from .base import Family, embedder_head
 from .bert import BertLike, DistilBert, Electra, RobertaLike
 from .modernbert import ModernBert
+from .mpnet import MPNet
 from .torch_encoder import torch_anatomy
 from .vision import VISION
 
@@ -21,6 +22,7 @@ _FAMILIES: tuple[Family, ...] = (
     Electra(),
     DistilBert(),
     ModernBert(),
+    MPNet(),
     *VISION,
 )
 _FAMILY_OF_TYPE = {name: family for family in _FAMILIES for name in family.model_types}
