@@ -117,7 +117,8 @@ class Outputs:
 
     Attributes:
         logits: `(batch, labels)`.
-        layers: Output of every layer, `(batch, tokens, hidden)` each.
+        layers: Output of every layer, `(batch, tokens, hidden)` each; of one that is applied
+            several times, each time.
     """
 
     logits: Tensor
@@ -136,7 +137,7 @@ def outputs_of(encoder: Encoder, anatomy: Anatomy, batch: Batch) -> Outputs:
         logits = encoder.logits(batch)
     layers = (
         output.transpose(0, 1) if layer.ffn_batch_dim else output
-        for layer, output in zip(anatomy.layers, recorded, strict=True)
+        for layer, output in zip(anatomy.applied, recorded, strict=True)
     )
     return Outputs(logits, tuple(layers))
 
@@ -156,7 +157,7 @@ def compared_tokens(anatomy: Anatomy, batch: Batch) -> Tensor:
     """
     # mask: (batch, tokens)
     mask = torch.from_numpy(real_tokens(batch, anatomy.embedding.fixed_tokens)).float()
-    compared = mask.repeat(len(anatomy.layers), 1, 1)
+    compared = mask.repeat(len(anatomy.order), 1, 1)
     if read := _TOKENS_READ.get(anatomy.head.pooling):
         compared[-1] = 0.0
         compared[-1, :, :read] = 1.0
@@ -175,7 +176,7 @@ def token_scales(teacher: Teacher, encoded: Encoded) -> Tensor:
     """
     count = len(encoded.lengths)
     rows = list(range(0, count, math.ceil(count / _SCALE_EXAMPLES)))
-    total = tokens = torch.zeros(len(teacher.anatomy.layers), device=teacher.encoder.device)
+    total = tokens = torch.zeros(len(teacher.anatomy.order), device=teacher.encoder.device)
     for start in range(0, len(rows), _BATCH_SIZE):
         batch = encoded.collate(rows[start : start + _BATCH_SIZE])
         compared = compared_tokens(teacher.anatomy, batch).to(total.device)
@@ -277,7 +278,7 @@ def _has_digest(directory: Path, digest: str) -> bool:
 def _comparable(encoder: Encoder) -> tuple[Any, ...]:
     anatomy = encoder.anatomy
     table = tuple(anatomy.embedding.tokens.weight.shape)
-    return encoder.labels, table, len(anatomy.layers), anatomy.hidden_size
+    return encoder.labels, table, len(anatomy.order), anatomy.hidden_size
 
 
 @contextmanager

@@ -135,7 +135,11 @@ class Collector:
         self._generator = torch.Generator().manual_seed(seed)
         self._sums: dict[Statistic, Tensor] = {}
         wanted = Statistic.OUTPUT_VARIANCE in self._statistics
-        self._variances = [UnitVariance(la, PARTS) for la in self._anatomy.layers if wanted]
+        self._variances = [
+            UnitVariance(layer, PARTS, self._anatomy.order.count(layer.index))
+            for layer in self._anatomy.layers
+            if wanted
+        ]
         self.examples = torch.zeros(PARTS, dtype=torch.int64)
         self._tokens = torch.zeros(PARTS, dtype=torch.int64)
 

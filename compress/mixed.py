@@ -186,15 +186,21 @@ def _answers(
     """Return the rows of a batch by lowering, under None those of the source; and their inputs."""
     embedded, mask = source.embed(*inputs)
     streams: dict[Lowering | None, Tensor] = {None: embedded}
-    for index, module in enumerate(source.layers):
-        layer = cast("PlainLayer", module)
+    for index, layer in zip(source.order, source.applied, strict=True):
         for part in Part:
-            branches: dict[Lowering | None, Tensor] = {
-                lowering: _apply(changed, part, streams[None], mask)
+            here = {
+                lowering: changed
                 for lowering, changed in changes.items()
                 if (lowering.layer, lowering.part) == (index, part)
             }
-            streams = {key: _apply(layer, part, x, mask) for key, x in streams.items()}
+            # one that has begun already goes on from its own stream: the layer is applied again
+            branches: dict[Lowering | None, Tensor] = {
+                lowering: _apply(changed, part, streams.get(lowering, streams[None]), mask)
+                for lowering, changed in here.items()
+            }
+            streams = {
+                key: _apply(layer, part, x, mask) for key, x in streams.items() if key not in here
+            }
             streams.update(branches)
     cut = {key: real_rows(source.classify(x, mask), mask != 0) for key, x in streams.items()}
     return {key: rows for key, (rows, _) in cut.items()}, cut[None][1]

@@ -20,10 +20,12 @@ class UnitVariance:
     Args:
         layer: The layer.
         parts: Of the examples, whose sums are kept apart.
+        times: How often the layer is applied.
     """
 
-    def __init__(self, layer: LayerAnatomy, parts: int) -> None:
+    def __init__(self, layer: LayerAnatomy, parts: int, times: int = 1) -> None:
         self._layer = layer
+        self._times = times
         with torch.no_grad():
             o = layer.output.weight.unflatten(1, (layer.num_heads, layer.head_size))
             self._heads = _Spread(torch.einsum("cha,chb->hab", o, o), parts)
@@ -63,7 +65,8 @@ class UnitVariance:
             parts: Of which parts of the examples.
             tokens: How many those had.
         """
-        return self._heads.variance(parts, tokens), self._neurons.variance(parts, tokens)
+        seen = tokens * self._times
+        return self._heads.variance(parts, seen), self._neurons.variance(parts, seen)
 
 
 class _Spread:
@@ -146,7 +149,11 @@ class AttentionMaps:
         pairs = [
             _map_statistics(q[:, :, head], k[:, :, head], self._real) for head in range(q.shape[2])
         ]
-        self.entropy, self.confidence = (torch.stack(row, 1) for row in zip(*pairs, strict=True))
+        entropy, confidence = (torch.stack(row, 1) for row in zip(*pairs, strict=True))
+        # of a layer that is applied several times, the sum
+        known = self.entropy.shape == entropy.shape
+        self.entropy = self.entropy + entropy if known else entropy
+        self.confidence = self.confidence + confidence if known else confidence
 
 
 def _map_statistics(q: Tensor, k: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:

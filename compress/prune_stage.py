@@ -67,6 +67,8 @@ class PruneStage:
             self.recipe.serving.check_tokens(encoder)
         if not self._reconstructs and self.recipe.reconstruct is None:
             console.warn("no examples to reconstruct on; name some with --data")
+        if self._reconstructs and encoder.anatomy.shared_order:
+            console.say("prune: layers that are applied several times stay as cut; finetune them")
         scores, surgeon = self._importance(encoder)
         calibration = self.run.encode(encoder, self._examples) if self._reconstructs else None
         judged = self.run.data.workspace is not None

@@ -72,7 +72,8 @@ def reconstruct_(
 
     Returns:
         What each sublayer gave, bottom-up; nothing for those below the first that was cut, which
-        stay as they are, to the bit.
+        stay as they are, to the bit. Nothing at all where layers are applied several times:
+        refitted for one place they would be off in the others.
 
     Raises:
         CalibrationError: If there are no examples, or something is not finite.
@@ -84,6 +85,8 @@ def reconstruct_(
     if len(encoded.lengths) == 0:
         msg = "calibration needs at least one example"
         raise CalibrationError(msg)
+    if teacher.anatomy.shared_order:
+        return []
     pair = Pair(plain(student), plain(teacher), student.device)
     refits = []
     with threads_for(teacher.parameters), Streams(pair, encoded, batch_size) as streams:

@@ -21,7 +21,6 @@ from .questions import real_rows
 from .sublayers import Side, sides
 
 _RIDGE = 1e-3
-_DRAWS = 4
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,11 @@ def measure_sensitivity(encoder: Encoder, batches: Iterable[Batch], *, seed: int
         CalibrationError: If there is no example, an answer is not finite, or there is one class.
     """
     module = plain(encoder)
-    gatherers = [_Gatherer(side) for side in _sides(module)]
+    # what is applied several times loses a unit everywhere: its sums are taken together
+    distinct = [
+        _Gatherer(side) for i in range(len(module.layers)) for side in _first_sides(module, i)
+    ]
+    gatherers = [distinct[2 * index + kind] for index in module.order for kind in (0, 1)]
     draw = _Directions(encoder.task, torch.Generator().manual_seed(seed))
     examples, unsure = 0, 0.0
     with threads_for(encoder.parameters), untrained(module), torch.enable_grad():
@@ -97,7 +100,7 @@ def measure_sensitivity(encoder: Encoder, batches: Iterable[Batch], *, seed: int
     if examples == 0:
         msg = "calibration needs at least one example"
         raise CalibrationError(msg)
-    found = [gatherer.result(examples) for gatherer in gatherers]
+    found = [gatherer.result(examples) for gatherer in distinct]
     return Survey(list(zip(found[::2], found[1::2], strict=True)), unsure / examples)
 
 
@@ -149,8 +152,7 @@ class _Directions:
         if self._of_classes:
             check_classes(rows.shape[-1])
             return divergence_directions(rows, self._generator)
-        drawn = (self._decision.drawn(rows, members, self._generator) for _ in range(_DRAWS))
-        return [direction * _DRAWS**-0.5 for direction in drawn]
+        return [self._decision.drawn(rows, members, self._generator)]
 
     def doubt(self, rows: Tensor) -> float:
         return float(doubt(rows).sum()) if self._of_classes else 0.0
@@ -236,5 +238,9 @@ class _Gatherer:
 
 
 def _sides(module: PlainEncoder) -> Iterator[Side]:
-    for index in range(len(module.layers)):
-        yield from sides(module, index)
+    for place in range(len(module.order)):
+        yield from sides(module, place)
+
+
+def _first_sides(module: PlainEncoder, index: int) -> tuple[Side, Side]:
+    return sides(module, module.order.index(index))

@@ -69,7 +69,9 @@ def shifts(anatomy: Anatomy) -> Iterator[Shift]:
         Places; those without the biases that it takes left out.
     """
     found = [shift for layer in anatomy.layers for shift in _before_ffn(layer)]
-    if anatomy.layers and anatomy.layers[0].norm_first:
+    if anatomy.shared_order:
+        pass  # what a shared layer reads is given by several others, which cannot be shifted apart
+    elif anatomy.layers and anatomy.layers[0].norm_first:
         found += [_before_attention(layer.attention_norm, layer) for layer in anatomy.layers]
     else:
         found += [_before_attention(a.ffn_norm, b) for a, b in pairwise(anatomy.layers)]

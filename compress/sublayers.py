@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
 
 from torch import Tensor, nn
 
@@ -44,18 +43,17 @@ class Side:
         return self.carried(x) + self.join(self.features(x, bias))
 
 
-def sides(plain: PlainEncoder, index: int) -> tuple[Side, Side]:
+def sides(plain: PlainEncoder, place: int) -> tuple[Side, Side]:
     """Return attention and feed-forward of a layer.
 
     Args:
         plain: The encoder.
-        index: The layer.
+        place: The layer's place in the order of application.
     """
-    return _attention(plain, index), _feed_forward(plain, index)
+    return _attention(plain.applied[place]), _feed_forward(plain, place)
 
 
-def _attention(plain: PlainEncoder, index: int) -> Side:
-    layer = cast("PlainLayer", plain.layers[index])
+def _attention(layer: PlainLayer) -> Side:
     return Side(
         name="attention",
         width=layer.head_size,
@@ -68,10 +66,9 @@ def _attention(plain: PlainEncoder, index: int) -> Side:
     )
 
 
-def _feed_forward(plain: PlainEncoder, index: int) -> Side:
-    layer = cast("PlainLayer", plain.layers[index])
-    above = plain.layers[index + 1 : index + 2]
-    reader = cast("PlainLayer", above[0]).attention_norm if len(above) else plain.final_norm
+def _feed_forward(plain: PlainEncoder, place: int) -> Side:
+    layer, *above = plain.applied[place:]
+    reader = above[0].attention_norm if above else plain.final_norm
 
     def features(x: Tensor, bias: Tensor) -> Tensor:
         return layer.excite(x)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from tcompress.console import Console
 from tcompress.data import Examples
-from tcompress.plan import CompressionPlan
+from tcompress.plan import CompressionPlan, unit_macs
 from tcompress.runtime import ONNX_KIND
 
 from .accuracy import Predictions, Watch, predict
@@ -303,12 +303,12 @@ def plan_macs(plan: CompressionPlan, geometry: EngineInfo, tokens: int) -> int:
         geometry: An engine that knows the source's widths.
         tokens: Length of the example.
     """
-    width = geometry.hidden_size
-    counts = zip(plan.head_counts, plan.neuron_counts, geometry.head_sizes, strict=True)
-    return sum(
-        heads * size * (4 * tokens * width + 2 * tokens**2) + neurons * 2 * tokens * width
-        for heads, neurons, size in counts
-    )
+    total = 0
+    counts = zip(plan.head_counts, plan.neuron_counts, geometry.geometry, strict=True)
+    for heads, neurons, (size, *rest) in counts:
+        per_head, per_neuron = unit_macs(geometry.hidden_size, size, tokens, *rest)
+        total += heads * per_head + neurons * per_neuron
+    return total
 
 
 def _ask(
@@ -397,7 +397,7 @@ def _geometry(item: _Answered, source: _Answered) -> EngineInfo | None:
     """Return an engine that knows the widths of a model: its own, or one of the same source."""
     same = item.entrant.subject.source_digest == source.entrant.subject.source_digest
     known = [item.info, source.info] if same else [item.info]
-    return next((info for info in known if info.head_sizes), None)
+    return next((info for info in known if info.geometry), None)
 
 
 def _doubts(device: str, shape: tuple[int, int], result: Race) -> list[str]:

@@ -267,8 +267,7 @@ def _describe(opened: "Encoder | ExportedEncoder", device: str, threads: int) ->
     if opened.plan.precision != "fp32":
         return info  # its projections are int8 by now, and no longer found
     anatomy = opened.anatomy
-    head_sizes = tuple(layer.head_size for layer in anatomy.layers)
-    return replace(info, hidden_size=anatomy.hidden_size, head_sizes=head_sizes)
+    return replace(info, hidden_size=anatomy.hidden_size, geometry=anatomy.geometry)
 
 
 def _memory_peak_bytes() -> int:

@@ -148,10 +148,10 @@ def planned_int8_weights(deployed: PlainEncoder, plan: CompressionPlan) -> Count
         if layer.num_heads and precisions.attention is Precision.INT8:
             linears = (layer.query, layer.key, layer.value, layer.output)
             weights = sum(cast("nn.Linear", linear).weight.numel() for linear in linears)
-            planned[f"layer.{index}.{_ATTENTION}"] = weights
+            planned[f"layer.{index}.{_ATTENTION}"] = weights * deployed.order.count(index)
         if layer.num_neurons and precisions.feed_forward is Precision.INT8:
             weights = sum(linear.weight.numel() for linear in layer.ffn_linears)
-            planned[f"layer.{index}.{_FEED_FORWARD}"] = weights
+            planned[f"layer.{index}.{_FEED_FORWARD}"] = weights * deployed.order.count(index)
     return planned
 
 

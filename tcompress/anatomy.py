@@ -4,7 +4,6 @@ What is here knows no family by name: `tcompress.families` finds the pieces of e
 else works on `Anatomy`.
 """
 
-from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from .attention import DroppedAttention, HeadAttention
 from .errors import ModelError
-from .plan import CompressionPlan, LayerPlan
+from .plan import CompressionPlan, LayerPlan, unit_macs
 from .terms import ScoreTerms
 from .transformer import Pooling
 
@@ -130,8 +129,9 @@ class LayerAnatomy:
             for projection in self.projections():
                 resize_linear_(projection, out_features=0)
             return
-        name = next((n for n, child in module.named_children() if child is self.output), None)
-        dropped = DroppedAttention(name, None if name is None else self.output)
+        names = {child: name for name, child in module.named_children()}
+        inside = [part for part in (self.output, self.attention_norm) if part in names]
+        dropped = DroppedAttention({names[part]: part for part in inside if part is not None})
         setattr(self.parent, self.attention_name, dropped)
 
     def drop_ffn_(self) -> None:
@@ -282,6 +282,11 @@ class Anatomy:
         return self.shared_order or tuple(range(len(self.layers)))
 
     @property
+    def applied(self) -> tuple[LayerAnatomy, ...]:
+        """The layers in order of application; shared ones occur several times."""
+        return tuple(self.layers[index] for index in self.order)
+
+    @property
     def head_counts(self) -> tuple[int, ...]:
         """Heads per layer."""
         return tuple(layer.num_heads for layer in self.layers)
@@ -331,10 +336,16 @@ class Anatomy:
             layer: Position of the layer.
             tokens: Length of the example.
         """
-        piece, times = self.layers[layer], Counter(self.order)[layer]
-        per_head = piece.head_size * (4 * tokens * self.hidden_size + 2 * tokens**2)
-        matrices = 1 + len(piece.ffn_readers())
-        return times * per_head, times * matrices * tokens * self.hidden_size
+        geometry = self.geometry[layer]
+        return unit_macs(self.hidden_size, *geometry[:1], tokens, *geometry[1:])
+
+    @property
+    def geometry(self) -> tuple[tuple[int, int, int], ...]:
+        """Per layer the head size, the FFN's matrices, and how often the layer is applied."""
+        return tuple(
+            (layer.head_size, 1 + len(layer.ffn_readers()), self.order.count(layer.index))
+            for layer in self.layers
+        )
 
 
 def resize_linear_(

@@ -1,5 +1,7 @@
 """Multi-head attention that can lose heads."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -163,16 +165,21 @@ class DroppedAttention(nn.Module):
     """Stands where an attention sublayer lost all its heads: it mixes nothing.
 
     Args:
-        output_name: Name that the output projection has inside the sublayer it replaces, or
-            None where the projection lives outside and gets an input without channels.
-        output: That projection, without input channels, whose bias is all that remains.
+        parts: What the sublayer it replaces holds itself, under its names there: the output
+            projection, without input channels, whose bias is all that remains, and where the
+            residual sum is taken inside, the norm behind it.
     """
 
-    def __init__(self, output_name: str | None = None, output: nn.Linear | None = None) -> None:
+    def __init__(self, parts: Mapping[str, nn.Module] | None = None) -> None:
         super().__init__()
-        self.output_name = output_name
-        if output_name is not None and output is not None:
-            self.add_module(output_name, output)
+        self.output_name: str | None = None
+        self.norm_name: str | None = None
+        for name, part in (parts or {}).items():
+            self.add_module(name, part)
+            if isinstance(part, nn.Linear):
+                self.output_name = name
+            else:
+                self.norm_name = name
 
     def forward(self, *args: Tensor, **kwargs: Tensor) -> tuple[Tensor, None]:
         """Return the contribution of a sublayer without heads.
@@ -182,14 +189,16 @@ class DroppedAttention(nn.Module):
             kwargs: The stream as `hidden_states` or `query`, where it is passed by name.
 
         Returns:
-            `(batch, tokens, 0)`, or the output bias as `(batch, tokens, E)`; and None.
+            `(batch, tokens, 0)`, or the output bias as `(batch, tokens, E)`, or the normed sum of
+            both; and None.
         """
         stream = args[0] if args else kwargs.get("hidden_states", kwargs.get("query"))
         assert stream is not None
-        empty = stream[..., :0]
-        if self.output_name is None:
-            return empty, None
-        output: Tensor = self.get_submodule(self.output_name)(empty)
+        output = stream[..., :0]
+        if self.output_name is not None:
+            output = self.get_submodule(self.output_name)(output)
+        if self.norm_name is not None:
+            output = self.get_submodule(self.norm_name)(stream + output)
         return output, None
 
 

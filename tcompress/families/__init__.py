@@ -9,6 +9,7 @@ from ..embedder import Embedder
 from ..errors import ModelError
 from ..own_module import OwnModule
 from ..transformer import TransformerClassifier
+from .albert import Albert
 from .base import Family, embedder_head
 from .bert import BertLike, DistilBert, Electra, RobertaLike
 from .modernbert import ModernBert
@@ -23,6 +24,7 @@ _FAMILIES: tuple[Family, ...] = (
     DistilBert(),
     ModernBert(),
     MPNet(),
+    Albert(),
     *VISION,
 )
 _FAMILY_OF_TYPE = {name: family for family in _FAMILIES for name in family.model_types}
