@@ -24,7 +24,7 @@ def simplify(anatomy: Anatomy, *, token_types: bool) -> Anatomy:
         Pieces that compute the same logits; what did not change is shared.
     """
     embedding = anatomy.embedding if token_types else fold_token_types(anatomy.embedding)
-    layers = tuple(fold_value_bias(drop_key_bias(layer)) for layer in anatomy.layers)
+    layers = tuple(fold_terms(fold_value_bias(drop_key_bias(layer))) for layer in anatomy.layers)
     return replace(anatomy, embedding=embedding, layers=layers)
 
 
@@ -67,19 +67,38 @@ def fold_value_bias(layer: LayerAnatomy) -> LayerAnatomy:
     )
 
 
+def fold_terms(layer: LayerAnatomy) -> LayerAnatomy:
+    """Compute once what positions add to attention scores, as far as weights alone decide it.
+
+    Args:
+        layer: The layer; not changed.
+    """
+    return layer if layer.terms is None else replace(layer, terms=layer.terms.folded())
+
+
 def fold_token_types(embedding: EmbeddingAnatomy) -> EmbeddingAnatomy:
     """Add the embedding of token type 0 to every position, for inputs that have no other type.
 
     tokens[id] + positions[p] + token_types[0] = tokens[id] + (positions + token_types[0])[p].
+    Without positions it is added to every token.
 
     Args:
         embedding: The input side; not changed.
     """
     if embedding.token_types is None:
         return embedding
-    assert embedding.positions is not None, "families with token types have positions"
-    positions = embedding.positions.detach() + embedding.token_types.weight.detach()[0]
-    return replace(embedding, positions=positions, token_types=None)
+    shared = embedding.token_types.weight.detach()[0]
+    if embedding.positions is None:
+        tokens = _onto_tokens(embedding, shared)
+        return replace(embedding, tokens=tokens, token_types=None)
+    return replace(embedding, positions=embedding.positions.detach() + shared, token_types=None)
+
+
+def _onto_tokens(embedding: EmbeddingAnatomy, shared: Tensor) -> nn.Embedding:
+    """Return the token table with a vector added to every row."""
+    assert isinstance(embedding.tokens, nn.Embedding), "token types come with a token table"
+    table = embedding.tokens.weight.detach() + shared / embedding.scale
+    return nn.Embedding.from_pretrained(table)
 
 
 def without_token_types(encoder: Encoder) -> Encoder:

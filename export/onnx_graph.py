@@ -130,9 +130,10 @@ def _embedding(writer: GraphWriter, deployed: PlainEncoder) -> str:
         x = writer.node("Add", x, writer.rows("positions", table, positions, int8=int8))
     if module.token_types is not None:
         x = writer.node("Add", x, _token_types(writer, module.token_types))
-    if module.norm is not None:
-        x = writer.layer_norm(x, "norm", module.norm)
-    if module.projection is not None:
+    if module.projects_first and module.projection is not None:
+        x = writer.linear(x, "projection", module.projection)
+    x = writer.layer_norm(x, "norm", module.norm)
+    if module.projection is not None and not module.projects_first:
         x = writer.linear(x, "projection", module.projection)
     return x
 

@@ -164,9 +164,9 @@ class LayerAnatomy:
 class EmbeddingAnatomy:
     """How inputs become the residual stream.
 
-    The stream is `norm(tokens[ids] + positions + token_types[types])`, then `projection`. Of
-    images and spectrograms a convolution makes patches; `prefix` stands before those, and there
-    are as many tokens as there are positions.
+    The stream is `norm(tokens[ids] + positions + token_types[types])`, then `projection`, or the
+    norm of what is projected. Of images and spectrograms a convolution makes patches; `prefix`
+    stands before those, and there are as many tokens as there are positions.
 
     Attributes:
         input_name: Name of the model's main input.
@@ -182,6 +182,7 @@ class EmbeddingAnatomy:
         input_shape: Of one input, where `tokens` is a convolution: `(channels, height, width)`
             or, of a spectrogram, `(frames, bins)`, over which it runs as `(1, bins, frames)`.
         scale: Factor of the embedded tokens, before anything is added.
+        projects_first: Whether the norm stands behind the projection.
     """
 
     input_name: str
@@ -195,6 +196,7 @@ class EmbeddingAnatomy:
     prefix: tuple[Tensor, ...] = ()
     input_shape: tuple[int, ...] = ()
     scale: float = 1.0
+    projects_first: bool = False
 
     @property
     def fixed_tokens(self) -> int | None:

@@ -45,6 +45,7 @@ class PlainEmbedding(nn.Module):
         self.token_types = anatomy.token_types
         self.norm = anatomy.norm
         self.projection = anatomy.projection
+        self.projects_first = anatomy.projects_first
         self.padding_id = anatomy.position_padding_id
         self.scale = anatomy.scale
         self.max_tokens = anatomy.max_tokens
@@ -72,9 +73,10 @@ class PlainEmbedding(nn.Module):
             x = x + self._positions_of(inputs, x.shape[1])
         if self.token_types is not None:
             x = x + _look_up(cast("Tensor", token_types), self.token_types)
-        if self.norm is not None:
-            x = self.norm(x)
-        return x if self.projection is None else self.projection(x)
+        steps = [step for step in (self.norm, self.projection) if step is not None]
+        for step in reversed(steps) if self.projects_first else steps:
+            x = step(x)
+        return x
 
     def _tokens_of(self, inputs: Tensor) -> Tensor:
         if isinstance(self.tokens, nn.Embedding):

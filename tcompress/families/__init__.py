@@ -12,6 +12,7 @@ from ..transformer import TransformerClassifier
 from .albert import Albert
 from .base import Family, embedder_head
 from .bert import BertLike, DistilBert, Electra, RobertaLike
+from .deberta import DebertaV2
 from .modernbert import ModernBert
 from .mpnet import MPNet
 from .torch_encoder import torch_anatomy
@@ -24,6 +25,7 @@ _FAMILIES: tuple[Family, ...] = (
     DistilBert(),
     ModernBert(),
     MPNet(),
+    DebertaV2(),
     Albert(),
     *VISION,
 )

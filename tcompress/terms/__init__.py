@@ -42,3 +42,7 @@ class ScoreTerms(nn.Module):
             k: Keys before rotation, `(batch, heads, tokens, head_size)`.
         """
         return None
+
+    def folded(self) -> "ScoreTerms":
+        """Return terms that say the same, with all that depends on weights alone computed."""
+        return self
