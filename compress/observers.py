@@ -140,15 +140,25 @@ class AttentionMaps:
 
     def _keep(self, module: nn.Module, _: tuple[Any, ...], output: Tensor) -> None:
         shape = (self._layer.num_heads, self._layer.head_size)
-        self._projected[module] = output.detach().unflatten(-1, shape)
+        # the first call is the content's; projections may be used for positions behind it
+        self._projected.setdefault(module, output.detach().unflatten(-1, shape))
 
+    @torch.no_grad()
     def _compute(self, *_: Any) -> None:
-        # (examples, tokens, heads, head_size)
-        q, k = (self._projected.pop(linear) for linear in self._layer.projections()[:2])
+        # (examples, heads, tokens, head_size)
+        q, k = (self._projected[p].transpose(1, 2) for p in self._layer.projections()[:2])
+        scale, bias = q.shape[-1] ** -0.5, None
+        if (terms := self._layer.terms) is not None:
+            scale, bias = terms.scale or scale, terms.bias(q, k)
+            q, k = terms.rotated(q, k)
+        self._projected.clear()
         # one head at a time: the maps of all heads together are large
-        pairs = [
-            _map_statistics(q[:, :, head], k[:, :, head], self._real) for head in range(q.shape[2])
-        ]
+        pairs = []
+        for head in range(q.shape[1]):
+            scores = q[:, head] @ k[:, head].mT * scale
+            if bias is not None:
+                scores = scores + bias[:, head if bias.shape[1] > 1 else 0]
+            pairs.append(_map_statistics(scores, self._real))
         entropy, confidence = (torch.stack(row, 1) for row in zip(*pairs, strict=True))
         # of a layer that is applied several times, the sum
         known = self.entropy.shape == entropy.shape
@@ -156,9 +166,8 @@ class AttentionMaps:
         self.confidence = self.confidence + confidence if known else confidence
 
 
-def _map_statistics(q: Tensor, k: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-    # q, k: (examples, tokens, head_size); attention: (examples, tokens, tokens)
-    scores = q @ k.transpose(1, 2) * q.shape[-1] ** -0.5
+def _map_statistics(scores: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    # scores: (examples, tokens, tokens)
     attention = scores.masked_fill(~real[:, None], float("-inf")).softmax(-1)
     # attention among one token has no entropy, whatever it is divided by
     bound = real.sum(1).clamp(min=2).log()

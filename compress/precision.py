@@ -139,6 +139,10 @@ def lowered(module: PlainT, to_int8: ToInt8) -> PlainT:
     if not any(module.linears_in(p) for p in Precision if p is not Precision.FP32):
         return module
     module = copy.deepcopy(module)
+    for layer in module.modules():
+        # before weights lose precision: positions that they project are constants in every file
+        if isinstance(layer, PlainLayer) and layer.terms is not None:
+            layer.terms = layer.terms.folded()
     int8 = {linear: to_int8(linear) for linear in module.linears_in(Precision.INT8)}
     module.halve_()
     replace_modules_(module, int8)

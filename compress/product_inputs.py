@@ -108,7 +108,8 @@ def readers(module: PlainEncoder) -> dict[Key, nn.Linear]:
     for index, each in enumerate(module.layers):
         layer = cast("PlainLayer", each)
         if layer.num_heads:
-            found[index, Product.ATTENTION_INPUT] = cast("nn.Linear", layer.key)
+            # of the three the one that no positions pass through
+            found[index, Product.ATTENTION_INPUT] = cast("nn.Linear", layer.value)
             found[index, Product.MIXED] = layer.output
         if layer.num_neurons:
             found[index, Product.FFN_INPUT] = layer.ffn_in

@@ -76,7 +76,8 @@ def shifts(anatomy: Anatomy) -> Iterator[Shift]:
     else:
         found += [_before_attention(a.ffn_norm, b) for a, b in pairwise(anatomy.layers)]
         embedding = anatomy.embedding
-        source = embedding.norm if embedding.projection is None else embedding.projection
+        projected = embedding.projection is not None and not embedding.projects_first
+        source = embedding.projection if projected else embedding.norm
         if source is not None:
             found += [_before_attention(source, layer) for layer in anatomy.layers[:1]]
     yield from (shift for shift in found if shift.possible)
