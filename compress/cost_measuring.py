@@ -27,7 +27,6 @@ from tcompress.machine import (
     library_versions,
 )
 from tcompress.plan import CompressionPlan
-from tcompress.transformer import Pooling
 
 from .cost import (
     NEURON_STEP,
@@ -73,9 +72,13 @@ def known_costs(
     path = cache_directory() / "costs" / f"{document_digest(_key(encoder, serving, budget_s))}.json"
     if (kept := _kept(path)) is not None:
         return kept
-    first_only = _last_layer_computes_first_token_only(encoder, serving)
+    # exported files leave out what a head on the first token does not read
+    first_only = serving.engine is Engine.ONNXRUNTIME and encoder.anatomy.first_only_last
+    times = tuple(times for *_, times in encoder.anatomy.geometry)
     with open_meter(encoder, serving) as meter:
-        table = measure_costs(encoder.plan, meter, first_only_last=first_only, budget_s=budget_s)
+        table = measure_costs(
+            encoder.plan, meter, first_only_last=first_only, times=times, budget_s=budget_s
+        )
     with suppress(StorageError):  # a cache that cannot be written costs time, nothing else
         write_text_atomically(path, json.dumps(table.to_json(), indent=2) + "\n")
     return table
@@ -86,6 +89,7 @@ def measure_costs(
     meter: LatencyMeter,
     *,
     first_only_last: bool,
+    times: tuple[int, ...] = (),
     budget_s: float = DEFAULT_BUDGET_S,
 ) -> CostTable:
     """Measure what the sublayers of an encoder cost.
@@ -95,12 +99,14 @@ def measure_costs(
         meter: Measures encoders of other shapes.
         first_only_last: Whether the engine computes the last layer for one token only, so that
             its costs are its own.
+        times: How often each layer is applied; empty where each is applied once.
         budget_s: Seconds for all measurements.
 
     Raises:
         MeasurementError: If the latencies are not positive.
     """
-    groups = _groups(dense, first_only_last=first_only_last)
+    once = (1,) * len(dense.layers)
+    groups = _groups(dense, times or once, first_only_last=first_only_last)
     shapes = _shapes(dense, groups)
     plans = [_cut(dense, *shape) for shape in shapes]
     latencies = np.asarray(meter.latencies_ms(plans, budget_s), dtype=np.float64)
@@ -129,14 +135,17 @@ class _Group:
     neurons: tuple[int, ...]
 
 
-def _groups(dense: CompressionPlan, *, first_only_last: bool) -> list[_Group]:
+def _groups(
+    dense: CompressionPlan, times: tuple[int, ...], *, first_only_last: bool
+) -> list[_Group]:
     last = len(dense.layers) - 1
-    inner = tuple(range(last if first_only_last else last + 1))
+    inner = range(last if first_only_last else last + 1)
     groups = []
-    if inner:
-        heads = max(dense.head_counts[layer] for layer in inner)
-        neurons = max(dense.neuron_counts[layer] for layer in inner)
-        groups.append(_Group(inner, _head_points(heads), _neuron_points(neurons, _NEURON_POINTS)))
+    for count in sorted({times[layer] for layer in inner}):
+        alike = tuple(layer for layer in inner if times[layer] == count)
+        heads = max(dense.head_counts[layer] for layer in alike)
+        neurons = max(dense.neuron_counts[layer] for layer in alike)
+        groups.append(_Group(alike, _head_points(heads), _neuron_points(neurons, _NEURON_POINTS)))
     if first_only_last:
         heads, neurons = dense.head_counts[last], dense.neuron_counts[last]
         few = tuple(sorted({1, heads // 2, heads} - {0})) if heads else ()
@@ -242,12 +251,6 @@ def _curves(
     return tuple(attention[i] for i in order), tuple(feed_forward[i] for i in order)
 
 
-def _last_layer_computes_first_token_only(encoder: Encoder, serving: Serving) -> bool:
-    """Exported files leave out what a head on the first token does not read."""
-    exported = serving.engine is Engine.ONNXRUNTIME
-    return exported and encoder.anatomy.head.pooling is Pooling.FIRST
-
-
 def _machine(serving: Serving) -> str:
     return (gpu_name() if serving.engine is Engine.CUDA else None) or cpu_name()
 
@@ -266,6 +269,7 @@ def _key(encoder: Encoder, serving: Serving, budget_s: float) -> dict[str, Any]:
         "family": anatomy.family,
         "hidden_size": anatomy.hidden_size,
         "layers": layers,
+        "order": anatomy.order,
         "pooling": anatomy.head.pooling,
         "serving": serving.to_json(),
         "budget_s": budget_s,

@@ -267,6 +267,8 @@ class Anatomy:
         traceable: Whether torch-pruning's dependency graph sees all that depends on the heads.
         plain: Whether these pieces are all there is; not in a user's module whose own code does
             more, from which exports are then traced.
+        padding_reads: Whether a token that is padding reads the real ones as these read each
+            other; not where the library hides all from it, so that its answer means nothing.
     """
 
     family: str
@@ -277,6 +279,7 @@ class Anatomy:
     shared_order: tuple[int, ...] = ()
     traceable: bool = True
     plain: bool = True
+    padding_reads: bool = True
 
     @property
     def order(self) -> tuple[int, ...]:
@@ -287,6 +290,11 @@ class Anatomy:
     def applied(self) -> tuple[LayerAnatomy, ...]:
         """The layers in order of application; shared ones occur several times."""
         return tuple(self.layers[index] for index in self.order)
+
+    @property
+    def first_only_last(self) -> bool:
+        """Whether all that is read of the last layer is its first token."""
+        return self.head.pooling is Pooling.FIRST and self.order.count(self.order[-1]) == 1
 
     @property
     def head_counts(self) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ from .encoder import Encoder
 from .errors import ModelError
 from .plan import LayerPlan, Precision
 from .preprocessing import ATTENTION_MASK, TOKEN_TYPES
-from .transformer import Pooling, pooled
+from .transformer import pooled
 
 HALVES = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
 """The precisions of 16 bits, as PyTorch calls them."""
@@ -377,9 +377,9 @@ class PlainEncoder(nn.Module):
         self.hidden_size = anatomy.hidden_size
         self.embedding = PlainEmbedding(anatomy.embedding)
         self.order = anatomy.order
-        last = anatomy.head.pooling is Pooling.FIRST and anatomy.order.count(anatomy.order[-1]) == 1
+        last = anatomy.order[-1] if anatomy.first_only_last else None
         self.layers = nn.ModuleList(
-            PlainLayer(layer, plan, first_only=last and layer.index == anatomy.order[-1])
+            PlainLayer(layer, plan, first_only=layer.index == last)
             for layer, plan in zip(anatomy.layers, layers, strict=True)
         )
         self.final_norm = anatomy.final_norm

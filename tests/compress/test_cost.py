@@ -32,13 +32,19 @@ class SyntheticMeter:
 
     serving = SERVING
 
-    def __init__(self, noise: float = 0.0, last_layer: float = 1.0) -> None:
+    def __init__(
+        self, noise: float = 0.0, last_layer: float = 1.0, times: tuple[int, ...] = ()
+    ) -> None:
         self.noise = noise
         self.last_layer = last_layer
+        self.times = times
         self.measured = 0
 
     def latency_ms(self, heads: Sequence[int], neurons: Sequence[int]) -> float:
-        costs = [attention_ms(h) + feed_forward_ms(n) for h, n in zip(heads, neurons, strict=True)]
+        costs = [
+            times * (attention_ms(h) + feed_forward_ms(n))
+            for h, n, times in zip(heads, neurons, self.times or (1,) * len(heads), strict=True)
+        ]
         return REST_MS + sum(costs[:-1]) + self.last_layer * costs[-1]
 
     def latencies_ms(self, plans: Sequence[CompressionPlan], budget_s: float) -> list[float]:
@@ -76,6 +82,14 @@ def test_costs_without_noise_are_exact_and_a_dropped_sublayer_is_free() -> None:
     assert table.feed_forward_ms(2, 32) == pytest.approx(feed_forward_ms(32))
     assert table.attention_ms(5, 12) == pytest.approx(0.3 * attention_ms(12))
     assert table.attention_ms(5, 0) == table.feed_forward_ms(0, 0) == 0
+
+
+def test_layers_that_are_applied_several_times_cost_as_often() -> None:
+    times = (3, 1, 3, 1, 1, 2)
+    table = measure_costs(DENSE, SyntheticMeter(times=times), first_only_last=False, times=times)
+    for layer, count in enumerate(times):
+        assert table.attention_ms(layer, 8) == pytest.approx(count * attention_ms(8))
+        assert table.feed_forward_ms(layer, 32) == pytest.approx(count * feed_forward_ms(32))
 
 
 def test_costs_never_decrease_with_width_however_noisy_the_measurements() -> None:
