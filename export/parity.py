@@ -1,11 +1,12 @@
 """Whether an exported file computes what its source computes."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy.special import log_softmax
 
 from tcompress.anatomy import Anatomy
@@ -14,6 +15,7 @@ from tcompress.errors import ExportError, ParityError
 from tcompress.plan import CompressionPlan, Precision
 from tcompress.preprocessing import Batch, real_tokens
 from tcompress.runtime import Predict
+from tcompress.tasks import Task, decision_of
 from tcompress.transformer import Pooling
 
 Array = npt.NDArray[Any]
@@ -21,6 +23,7 @@ _SHAPES = ((1, 1), (1, 17), (2, 8), (3, 33), (8, 5), (8, 33))
 _SIZES = (1, 2, 3, 8)
 _LONG_TOKENS = 128
 _CLEAR_MARGIN = 0.2
+_EXCLUSIVE = (Task.CLASSIFICATION, Task.TOKEN_CLASSIFICATION)
 # What ONNX Runtime may execute for an operator of the file.
 _EXECUTED_AS = {"MatMulIntegerToFloat": ("MatMulIntegerToFloat", "DynamicQuantizeMatMul")}
 
@@ -32,7 +35,8 @@ class ParityLimits:
     Attributes:
         max_abs_difference: Largest allowed difference of a logit, relative to the largest logit
             of the source where that exceeds 1; None: not limited.
-        max_mean_kl: Largest allowed mean KL divergence from source to file, in nats.
+        max_mean_kl: Largest allowed mean KL divergence from source to file, in nats, or what
+            stands for it in the task; of numbers, relative as above.
         min_agreement: Smallest allowed fraction of equal decisions among the inputs where the
             source is clear (its two best probabilities differ by 0.2 or more).
         if_not_finite: What to do about logits that are not finite.
@@ -132,13 +136,15 @@ def check_parity(
         )
         for i in range(2)
     )
+    members = [_members(b, pair[0], fixed_tokens) for b, pair in zip(batches, pairs, strict=True)]
     scale = max(1.0, float(np.abs(source).max()))
+    unit = scale if encoder.task is Task.REGRESSION else 1.0
     parity = Parity(
         examples=sum(len(pair[0]) for pair in pairs),
         shapes=tuple(sorted({_shape_of(b, fixed_tokens) for b in batches})),
         max_abs_difference=float(np.abs(source - exported).max()) / scale,
-        mean_kl=float(_kl_divergence(source, exported).mean()),
-        agreement=_clear_agreement(source, exported),
+        mean_kl=_divergence(encoder.task, source / unit, exported / unit, members),
+        agreement=_clear_agreement(source, exported) if encoder.task in _EXCLUSIVE else 1.0,
     )
     _check_limits(parity, limits)
     return parity
@@ -196,17 +202,17 @@ def parity_batches(encoder: Encoder, seed: int = 0) -> Iterator[Batch]:
         if _shape_of(batch)[1] > 1:
             right = _with_padding(batch, embedding.input_name, preprocessor.padding_id, rng)
             yield right
-            if not _first_may_see_nothing(encoder.anatomy):
+            if not _first_may_mean_nothing(encoder.anatomy):
                 yield {name: np.ascontiguousarray(a[:, ::-1]) for name, a in right.items()}
 
 
-def _first_may_see_nothing(anatomy: Anatomy) -> bool:
-    """Tell whether padding at the left would be read, by a window that shows nothing else.
+def _first_may_mean_nothing(anatomy: Anatomy) -> bool:
+    """Tell whether with padding at the left a token would be read from which all is hidden.
 
     Libraries differ in what attention to nothing gives.
     """
     local = any(layer.terms is not None and layer.terms.local for layer in anatomy.layers)
-    return local and anatomy.head.pooling is Pooling.FIRST
+    return (local or not anatomy.padding_reads) and anatomy.head.pooling is Pooling.FIRST
 
 
 def _shape_of(batch: Batch, fixed_tokens: int | None = None) -> tuple[int, int]:
@@ -230,6 +236,13 @@ def _read(batch: Batch, answers: Array, fixed_tokens: int | None) -> Array:
     """Return the answers that anybody reads, `(rows, channels)`: those at padding are not."""
     answers = answers.astype(np.float64)
     return answers[real_tokens(batch, fixed_tokens)] if answers.ndim == 3 else answers
+
+
+def _members(batch: Batch, answers: Array, fixed_tokens: int | None) -> npt.NDArray[np.int64]:
+    """Return the place in the batch of each row that `_read` returns."""
+    if answers.ndim == 3:
+        return np.nonzero(real_tokens(batch, fixed_tokens))[0]
+    return np.arange(len(answers))
 
 
 def _check_form(batch: Batch, source: Array, exported: Array, limits: ParityLimits) -> None:
@@ -258,11 +271,16 @@ def _check_limits(parity: Parity, limits: ParityLimits) -> None:
         raise ParityError(msg)
 
 
-def _kl_divergence(source: Array, exported: Array) -> Array:
-    # source, exported: (examples, labels) logits
-    log_p, log_q = log_softmax(source, axis=-1), log_softmax(exported, axis=-1)
-    divergence: Array = (np.exp(log_p) * (log_p - log_q)).sum(-1)
-    return divergence
+def _divergence(
+    task: Task, source: Array, exported: Array, members: Sequence[npt.NDArray[np.int64]]
+) -> float:
+    """Return the mean over inputs of the task's own divergence, for most tasks the KL in nats."""
+    sizes = [int(part.max()) + 1 for part in members]
+    starts = np.cumsum([0, *sizes])
+    owners = np.concatenate([part + start for part, start in zip(members, starts, strict=False)])
+    rows = (torch.from_numpy(source), torch.from_numpy(exported))
+    found = decision_of(task).divergences(*rows, torch.from_numpy(owners), int(starts[-1]))
+    return float(found.mean())
 
 
 def _clear_agreement(source: Array, exported: Array) -> float:

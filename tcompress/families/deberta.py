@@ -56,6 +56,7 @@ class DebertaV2(Family):
             final_norm=None,
             head=head_of(model, stages, Pooling.FIRST),
             traceable=False,
+            padding_reads=False,
         )
 
 

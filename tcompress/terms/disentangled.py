@@ -83,6 +83,7 @@ class Disentangled(ScoreTerms):
     ) -> None:
         super().__init__()
         self.row_of = nn.Buffer(row_of, persistent=False)
+        self.farthest = len(row_of) // 2
         self._scale = scale
         self.register_buffer("keys", keys, persistent=False)
         self.register_buffer("queries", queries, persistent=False)
@@ -114,9 +115,8 @@ class Disentangled(ScoreTerms):
         first, second = (
             torch.arange(count, device=self.row_of.device) for count in (queries, tokens)
         )
-        farthest = len(self.row_of) // 2
-        distance = (first[:, None] - second).clamp(-farthest, farthest)
-        return functional.embedding(distance + farthest, self.row_of[:, None])[..., 0]
+        distance = (first[:, None] - second).clamp(-self.farthest, self.farthest)
+        return functional.embedding(distance + self.farthest, self.row_of[:, None])[..., 0]
 
 
 class LiveDisentangled(Disentangled):
@@ -154,7 +154,9 @@ class LiveDisentangled(Disentangled):
     def folded(self) -> Disentangled:
         """Project once; see `ScoreTerms.folded`."""
         with torch.no_grad():
-            return Disentangled(self.row_of, self.scale, *self.projected())
+            # contiguous, as PyTorch saves programs with whole tensors only
+            tables = [None if table is None else table.contiguous() for table in self.projected()]
+        return Disentangled(self.row_of, self.scale, *tables)
 
     def _heads_of(self, linear: nn.Linear | None, vectors: Tensor) -> Tensor | None:
         if linear is None:
