@@ -25,7 +25,11 @@ from tcompress.plan import Precision
 from tcompress.preprocessing import TOKEN_TYPES
 from tcompress.transformer import Pooling
 
-from . import terms_relative, terms_rotary  # noqa: F401  they register their operators
+from . import (  # they register their operators
+    terms_disentangled,  # noqa: F401
+    terms_relative,  # noqa: F401
+    terms_rotary,  # noqa: F401
+)
 from .onnx_patches import patches
 from .onnx_terms import HIDDEN, rotated, scaled, term_bias
 from .onnx_writer import CONTRIB, GraphWriter, Quantized
