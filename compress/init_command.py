@@ -18,15 +18,24 @@ from tcompress.options import (
     settled,
     slice_option,
 )
+from tcompress.tasks import Task
 
 if TYPE_CHECKING:
     from tcompress.data import Examples
+    from tcompress.encoder import Encoder
     from tcompress.workspace import Workspace
+
+_TRIED = 8
 
 
 @click.command(context_settings=CONTEXT, short_help="Start a workspace on a model and its data.")
 @click.argument("model", required=False, type=MODEL)
 @demo_option
+@click.option(
+    "--task",
+    type=click.Choice([task.value for task in Task]),
+    help="What the model was trained for, where its files do not say it.",
+)
 @click.option("--data", type=FILE, help="One file with all examples, split by tcompress.")
 @click.option("--train", type=FILE, help="Training examples, where they have a file of their own.")
 @click.option("--validation", type=FILE, help="Examples to select by, likewise.")
@@ -46,6 +55,7 @@ def init(
     ctx: click.Context,
     model: Path | None,
     demo: str | None,
+    task: str | None,
     data: Path | None,
     train: Path | None,
     validation: Path | None,
@@ -76,19 +86,23 @@ def init(
     from dataclasses import asdict
 
     from tcompress.loading import load_encoder
+    from tcompress.retasked import retasked
     from tcompress.workspace import DataConfig, Workspace, WorkspaceConfig, workspace_directory
 
     directory = workspace_directory(common.workspace)
     if demo is not None:
-        if model is not None or any((data, train, validation, test)):
+        if model is not None or any((task, data, train, validation, test)):
             msg = "--demo brings its own model and data; leave MODEL and the data options out"
             raise click.UsageError(msg)
         from .demo import prepare_demo
 
         config = prepare_demo(demo, common.console).config
     else:
+        named = settled(_required_model(model), directory / "model")
+        if task is not None:
+            named = retasked(named, Task(task), directory / "model")
         config = WorkspaceConfig(
-            model=str(settled(_required_model(model), directory / "model").resolve()),
+            model=str(named.resolve()),
             data=DataConfig(
                 **_data_files(data, train, validation, test),
                 text_column=text_column,
@@ -121,9 +135,10 @@ def init(
         )
     )
     heads = sum(encoder.anatomy.head_counts)
+    labels = f", labels {', '.join(encoder.labels)}" if encoder.labels else ""
     common.console.show(
-        f"init: {encoder.anatomy.family}, {len(encoder.anatomy.layers)} layers, {heads} heads, "
-        f"labels {', '.join(encoder.labels)}; {sizes} examples"
+        f"init: {encoder.anatomy.family} for {encoder.task}, {len(encoder.anatomy.layers)} layers, "
+        f"{heads} heads{labels}; {sizes} examples"
     )
     if splits.dropped:
         common.console.warn(f"{splits.dropped} examples left out: they also occur in a later split")
@@ -162,23 +177,23 @@ def _place(path: Path) -> str:
 def _check(workspace: "Workspace", *, needs_labels: bool) -> None:
     """Open model and data once, so that mistakes show now and not an hour later."""
     from tcompress.loading import load_encoder
+    from tcompress.tasks import decision_of
 
     encoder = load_encoder(workspace.model_directory)
     splits = workspace.splits()
     for examples in (splits.train, splits.validation, splits.test):
-        encoder.preprocessor.encode(examples.take(range(min(8, len(examples)))))
-        if examples.labelled or needs_labels:
-            _check_labels(encoder.labels, examples)
+        some = examples.take(range(min(_TRIED, len(examples))))
+        encoded = encoder.preprocessor.encode(some)
+        if encoder.task is not Task.EMBEDDING and (examples.labelled or needs_labels):
+            _check_labels(encoder, examples)
+            decision_of(encoder.task).targets(encoder.labels, some, encoded)
 
 
-def _check_labels(labels: tuple[str, ...], examples: "Examples") -> None:
-    """Match the data's labels with the model's; one output is a number, none a vector."""
+def _check_labels(encoder: "Encoder", examples: "Examples") -> None:
+    """Match all of the data's labels with the model's."""
     from tcompress.data import label_index
-    from tcompress.encoder import label_indices
 
-    if examples.label_sets is not None or examples.tags is not None:
-        label_index(labels, examples.label_names, examples.origin)
-    elif len(labels) == 1:
+    if encoder.task is Task.REGRESSION:
         _ = examples.numbers  # raises
-    elif labels and examples.answers is None:
-        label_indices(labels, examples)
+    elif encoder.task is not Task.QUESTION_ANSWERING:
+        label_index(encoder.labels, examples.label_names, examples.origin)

@@ -162,6 +162,7 @@ def _preprocessing(encoder: Encoder) -> dict[str, Any]:
         "vocab_size": tokens.num_embeddings if isinstance(tokens, nn.Embedding) else 0,
         "token_types": text is not None and TOKEN_TYPES in text.input_names,
         "pairs": text is None or text.pairs,
+        **({} if text is None else {"unit": text.unit.value}),
         **({} if embedding.patches is None else {"patches": embedding.patches}),
         **_of_own_module(encoder),
     }

@@ -15,6 +15,7 @@ from .digests import document_digest, file_digest
 from .errors import ArtifactError, OutputExistsError, StorageError
 from .machine import cpu_features, library_versions
 from .plan import CompressionPlan
+from .tasks import Task
 
 MANIFEST_FILE = "manifest.json"
 SCHEMA_VERSION = 1
@@ -54,6 +55,7 @@ class Manifest:
         versions: Library versions at the time of writing.
         cpu_features: Instruction sets of the machine that wrote it.
         created: Time of writing, UTC, ISO 8601.
+        task: What its outputs mean.
         schema_version: Version of this document's form.
     """
 
@@ -69,6 +71,7 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=library_versions)
     cpu_features: dict[str, bool] = field(default_factory=cpu_features)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat())
+    task: Task = Task.CLASSIFICATION
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -109,6 +112,7 @@ class Manifest:
                 raise ValueError(msg)
             parent, source = (Parent(**document.pop(key)) for key in ("parent", "source"))
             plan = CompressionPlan.from_json(document.pop("plan"))
+            document["task"] = Task(document.get("task", Task.CLASSIFICATION))
             manifest = cls(parent=parent, source=source, plan=plan, **document)
             _check_types(manifest)
             return manifest
@@ -169,6 +173,7 @@ class Artifact:
             "schema_version": manifest.schema_version,
             "kind": manifest.kind,
             "stage": manifest.stage,
+            "task": manifest.task.value,
             "path": str(self.directory),
             "digest": manifest.digest,
             "parent": manifest.parent.path,

@@ -285,7 +285,7 @@ def open_encoder(
         model, labels = _open_torch(directory, plan)
         task = check_task(directory, Task.CLASSIFICATION, task)
     elif (directory / CONFIG_FILE).is_file():
-        config = _read_config(directory)
+        config = read_config(directory)
         task = infer_task(directory, config, task)
         model, labels, plan = _open_transformers(directory, config, task, plan)
     else:
@@ -365,7 +365,15 @@ def _open_torch(directory: Path, plan: CompressionPlan | None) -> tuple[nn.Modul
     return model, spec.labels
 
 
-def _read_config(directory: Path) -> Any:
+def read_config(directory: Path) -> Any:
+    """Read a Hugging Face configuration; nothing is imported that it names.
+
+    Args:
+        directory: A model directory.
+
+    Raises:
+        ModelError: If it cannot be read.
+    """
     from transformers import AutoConfig
 
     try:

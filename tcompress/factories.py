@@ -154,7 +154,7 @@ def house(name: str, weights: Path | None, directory: Path | None = None) -> Pat
             shutil.copyfile(file.parent / beside, directory / beside)
     document = {"schema_version": _SCHEMA_VERSION, "factory": name}
     (directory / FACTORY_FILE).write_text(json.dumps(document) + "\n", encoding="utf-8")
-    _link(file.resolve(), directory / _WEIGHTS_FILE)
+    link(file.resolve(), directory / _WEIGHTS_FILE)
     return directory
 
 
@@ -189,9 +189,15 @@ def _weights_of(name: str, weights: Path | None) -> Path:
     return file
 
 
-def _link(file: Path, link: Path) -> None:
-    link.unlink(missing_ok=True)
+def link(file: Path, name: Path) -> None:
+    """Make a link to a file, or a copy where links are not allowed; replaces what is there.
+
+    Args:
+        file: The file.
+        name: The link.
+    """
+    name.unlink(missing_ok=True)
     try:
-        link.symlink_to(file)
+        name.symlink_to(file)
     except OSError:  # Windows lets few users make links
-        shutil.copyfile(file, link)
+        shutil.copyfile(file, name)

@@ -51,7 +51,8 @@ def inspect(path: Path, common: Common) -> None:
         "cpu_features": manifest.cpu_features,
     }
     lines = [
-        f"{manifest.kind}, written by {manifest.stage} on {manifest.created[:19]}Z",
+        f"{manifest.kind} for {manifest.task}, "
+        f"written by {manifest.stage} on {manifest.created[:19]}Z",
         f"made from {manifest.parent.path}",
         f"precision {manifest.precision}, {artifact.size_bytes / 1e6:.1f} MB, "
         f"digest {manifest.digest[:16]}",

@@ -88,7 +88,7 @@ def open_exported(artifact: Artifact) -> ExportedEncoder:
         msg = f"{directory}: the manifest says too little to run the file: {error!r}"
         raise ArtifactError(msg) from error
     predict = open_model_file(manifest.kind, directory, names)
-    return ExportedEncoder(manifest.kind, labels, preprocessor, directory, predict)
+    return ExportedEncoder(manifest.kind, labels, preprocessor, directory, predict, manifest.task)
 
 
 def open_model_file(kind: str, directory: Path, input_names: list[str]) -> Predict:

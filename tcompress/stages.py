@@ -341,6 +341,7 @@ class StageRun:
                 recipe=recipe,
                 precision=precision,
                 details=details,
+                task=encoder.task,
             )
         self.console.say(f"{self.name}: wrote {self.output}")
         return Artifact(self.output, Manifest.read(self.output))

@@ -527,6 +527,7 @@ def test_labels_of_every_form_are_matched_when_a_workspace_starts(
     rows = [{"text": f"the film {i}", "label": ["good", "dull"][: i % 3]} for i in range(60)]
     path = _write(tmp_path / "d.jsonl", _lines(*rows))
     words = ("init", model_directories("bert"), "--data", path, "--workspace", tmp_path)
+    words += ("--task", "multi-label")
     refused = tcompress(*words)
     assert refused.exit_code == 5
     assert "label 'dull' is not known to the model, whose labels are: bad, good" in refused.stderr
