@@ -36,7 +36,7 @@ def infer_task(directory: Path, config: Any, asked: Task | None = None) -> Task:
         asked: The task that was asked for; None for what the files say.
 
     Raises:
-        ModelError: If the files do not say it.
+        ModelError: If the files do not say it, or tell of a regression of several numbers.
         RequestError: If the model has a head for another task.
     """
     if is_embedder(directory):
@@ -55,9 +55,8 @@ def infer_task(directory: Path, config: Any, asked: Task | None = None) -> Task:
     if found is Task.EMBEDDING and _has_classifier(directory):
         found = Task.CLASSIFICATION
     if found is Task.CLASSIFICATION:
-        found = _of_sequences(config)
-        if asked in (Task.CLASSIFICATION, Task.MULTI_LABEL, Task.REGRESSION):
-            return asked
+        found = asked if asked and asked in _PROBLEMS.values() else _of_sequences(config)
+        _check_outputs(directory, config, found, asked)
     return check_task(directory, found, asked)
 
 
@@ -84,6 +83,16 @@ def check_task(directory: Path, found: Task, asked: Task | None) -> Task:
         msg = f"{directory}: its head is for {found}, not for {asked}; leave --task out"
         raise RequestError(msg)
     return found
+
+
+def _check_outputs(directory: Path, config: Any, found: Task, asked: Task | None) -> None:
+    """Refuse a regression of several numbers: data hold one per example."""
+    if found is Task.REGRESSION and config.num_labels != 1:
+        msg = (
+            f"{directory}: regression needs a model with 1 output, it has {config.num_labels}; "
+            "name another task with --task"
+        )
+        raise (ModelError if asked is None else RequestError)(msg)
 
 
 def _of_sequences(config: Any) -> Task:
