@@ -9,6 +9,8 @@ from torch import Tensor
 from .questions import Questions
 
 _DRAWS = 16
+# Noise that is averaged over: with more rows fewer draws say as much, and far sooner.
+_AVERAGED = 16 * 4096
 _HALVINGS = 30
 _LARGEST_NOISE = 64.0
 
@@ -71,8 +73,14 @@ class _Noisy:
     ) -> None:
         generator = torch.Generator().manual_seed(seed)
         self._logits, self._truth = logits.double(), truth
-        self._noise = torch.randn(_DRAWS, *logits.shape, generator=generator, dtype=torch.float64)
         self._questions = questions or Questions.of_classes(len(logits))
+        # numbers and vectors have a unit of their own, and every component is averaged over
+        free = not self._questions.decision.tempered
+        averaged = logits.numel() if free else len(logits)
+        draws = max(1, min(_DRAWS, _AVERAGED // max(1, averaged)))
+        noise = torch.randn(draws, *logits.shape, generator=generator, dtype=torch.float64)
+        spread = float(self._logits.std(correction=0)) if free else 1.0
+        self._noise = noise * (spread or 1.0)
 
     def divergence(self, size: float) -> float:
         return fmean(self._questions.divergence(self._logits, z) for z in self._changed(size))

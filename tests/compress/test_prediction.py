@@ -6,6 +6,8 @@ from tcompress.compress.prediction import (
     divergence_for,
     expected_accuracy,
 )
+from tcompress.compress.questions import Questions
+from tcompress.tasks import Task, decision_of
 
 GENERATOR = torch.Generator().manual_seed(0)
 TRUTH = torch.randint(0, 3, (600,), generator=GENERATOR)
@@ -48,3 +50,22 @@ def test_the_divergence_for_a_drop_is_the_largest_that_stays_inside(drop: float)
     assert divergence > 0
     assert ACCURACY - expected_accuracy(LOGITS, TRUTH, divergence) <= drop
     assert ACCURACY - expected_accuracy(LOGITS, TRUTH, 1.05 * divergence) > drop
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1.0, 1e3])
+def test_what_is_expected_of_a_regression_does_not_depend_on_its_unit(unit: float) -> None:
+    numbers, right = unit * LOGITS[:, :1], unit * (LOGITS[:, :1] + 0.5 * LOGITS[:, 1:2])
+    asked = Questions(decision_of(Task.REGRESSION), torch.arange(600), 600)
+    score = expected_accuracy(numbers, right, 0.5 * unit**2, questions=asked)
+    noise = torch.randn(500, 600, generator=GENERATOR)  # half its mean square is 0.5
+    wanted = torch.stack(
+        [torch.corrcoef(torch.stack([LOGITS[:, 0] + z, right[:, 0]]))[0, 1] for z in noise]
+    ).mean()
+    assert score == pytest.approx(float(wanted), abs=0.01)
+
+
+def test_the_drop_of_vectors_is_their_divergence() -> None:
+    vectors = torch.randn(300, 400, generator=GENERATOR)
+    asked = Questions(decision_of(Task.EMBEDDING), torch.arange(300), 300)
+    assert divergence_for(vectors, vectors, 0.01, questions=asked) == pytest.approx(0.01, rel=1e-4)
+    assert expected_accuracy(vectors, vectors, 0.2, questions=asked) == pytest.approx(0.8, rel=1e-4)
