@@ -96,7 +96,7 @@ def rank_on_examples(
     batches = console.track(
         encoded.batches(BATCH_SIZE),
         f"scoring by {criteria[0]}{others}",
-        -(-len(examples) // BATCH_SIZE),
+        -(-len(encoded.lengths) // BATCH_SIZE),
     )
     labelled = (
         LabelledBatch(

@@ -58,9 +58,6 @@ class LabelledBatch(NamedTuple):
     cut: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
 
 
-"""Model inputs, and class indices `(batch,)` or None where there are no labels."""
-
-
 class Statistic(StrEnum):
     """What a criterion can read; a mean over examples unless it says otherwise.
 

@@ -102,6 +102,7 @@ class Recovery:
         return {
             "teacher": None if self.teacher is None else asdict(reference_to(self.teacher)),
             "kept_epoch": kept_epoch(history).number,
+            "measure": decision_of(encoder.task).measure,
             "epochs": [asdict(epoch) for epoch in history],
         }
 
@@ -130,7 +131,9 @@ def closing_line(artifact: Artifact) -> str:
     """
     history = [Epoch(**epoch) for epoch in artifact.manifest.details["epochs"]]
     before, after = history[0], kept_epoch(history)
-    measure = "agreement with the teacher" if before.accuracy is None else "accuracy"
+    # artifacts from before there were other tasks name none
+    measured = artifact.manifest.details.get("measure", "accuracy")
+    measure = "agreement with the teacher" if before.accuracy is None else measured
     return (
         f"finetune: validation {measure} {before.rank[0]:.4f} before, {after.rank[0]:.4f} after; "
         f"kept epoch {after.number} of {len(history) - 1}"
