@@ -143,7 +143,8 @@ class Deit(Vit):
             [state.pop(f"{name}.{kind}") for name in _HEADS] for kind in ("weight", "bias")
         )
         joined = torch.cat(weights, 1) / 2
-        return state | {"classifier.weight": joined, "classifier.bias": sum(biases) / 2}
+        bias = torch.stack(biases).mean(0)
+        return state | {"classifier.weight": joined, "classifier.bias": bias}
 
     def _head(self, model: nn.Module) -> HeadAnatomy:
         head = super()._head(model)
