@@ -38,8 +38,8 @@ class EngineInfo:
         max_tokens: Longest input.
         versions: Versions of the libraries that compute.
         hidden_size: Width of the residual stream; 0 for an exported file.
-        geometry: Per layer the width of a head, the FFN's matrices, and how often the layer is
-            applied; empty for an exported file.
+        geometry: Per layer the width of a head, the FFN's matrices, products over pairs of
+            tokens, and how often the layer is applied; empty for an exported file.
         plan: What an encoder keeps of its source; None for an exported file.
         task: What the outputs mean.
         fixed_tokens: Length of every input, where all are equally long; else None.
@@ -52,7 +52,7 @@ class EngineInfo:
     max_tokens: int
     versions: dict[str, str]
     hidden_size: int = 0
-    geometry: tuple[tuple[int, int, int], ...] = ()
+    geometry: tuple[tuple[int, int, int, int], ...] = ()
     plan: CompressionPlan | None = None
     task: Task = Task.CLASSIFICATION
     fixed_tokens: int | None = None

@@ -104,12 +104,13 @@ class _Distances:
 
     def _rows(self, sign: int) -> str:
         writer = self.writer
-        tokens, before = (writer.node("Squeeze", self._tokens(more)) for more in (0, -1))
-        zero, minus = (writer.weight(f"{n}", np.array(n)) for n in (0, -1))
-        start = zero if self.first else before
-        # the end is left out
-        end = writer.node("Neg", tokens)
-        end = end if self.first else writer.node("Add", end, minus)
+        tokens = writer.node("Squeeze", self._tokens(0))
+        minus = writer.weight("-1", np.array(-1))
+        end = writer.node("Neg", tokens)  # left out itself
+        if self.first:
+            start = writer.weight("0", np.array(0))
+        else:
+            start, end = writer.node("Add", tokens, minus), writer.node("Add", end, minus)
         distances = writer.node("Range", start, end, minus)
         if sign < 0:
             distances = writer.node("Neg", distances)

@@ -327,8 +327,9 @@ class Anatomy:
         """Count the multiply-accumulates of the layers' matrix products for one example.
 
         Per head 3 S d D + 2 S^2 D + S D d, per neuron 2 S d, or 3 S d where it is gated, with S
-        tokens, hidden size d and head size D (Kwon et al. 2022, arXiv:2204.09656). A shared layer
-        counts as often as it is applied. Embeddings and head are not counted.
+        tokens, hidden size d and head size D (Kwon et al. 2022, arXiv:2204.09656); where positions
+        are multiplied too, 2 S^2 D for each of their products. A shared layer counts as often as
+        it is applied. Embeddings and head are not counted.
 
         Args:
             tokens: Length of the example.
@@ -350,10 +351,19 @@ class Anatomy:
         return unit_macs(self.hidden_size, *geometry[:1], tokens, *geometry[1:])
 
     @property
-    def geometry(self) -> tuple[tuple[int, int, int], ...]:
-        """Per layer the head size, the FFN's matrices, and how often the layer is applied."""
+    def geometry(self) -> tuple[tuple[int, int, int, int], ...]:
+        """Per layer what `unit_macs` counts with.
+
+        The head size, the FFN's matrices, products over pairs of tokens, and how often the layer
+        is applied.
+        """
         return tuple(
-            (layer.head_size, 1 + len(layer.ffn_readers()), self.order.count(layer.index))
+            (
+                layer.head_size,
+                1 + len(layer.ffn_readers()),
+                2 + (0 if layer.terms is None else layer.terms.pair_products),
+                self.order.count(layer.index),
+            )
             for layer in self.layers
         )
 

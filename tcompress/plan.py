@@ -213,21 +213,28 @@ class CompressionPlan:
 
 
 def unit_macs(
-    hidden_size: int, head_size: int, tokens: int, ffn_matrices: int = 2, times: int = 1
+    hidden_size: int,
+    head_size: int,
+    tokens: int,
+    ffn_matrices: int = 2,
+    pair_products: int = 2,
+    times: int = 1,
 ) -> tuple[int, int]:
     """Count the multiply-accumulates of one head and of one neuron, for one example.
 
     Per head 3 S d D + 2 S^2 D + S D d, per neuron S d for each of its matrices, with S tokens,
-    hidden size d and head size D (Kwon et al. 2022, arXiv:2204.09656).
+    hidden size d and head size D (Kwon et al. 2022, arXiv:2204.09656), and S^2 D more for each
+    further product over pairs of tokens.
 
     Args:
         hidden_size: Width of the residual stream.
         head_size: Width of a head.
         tokens: Length of the example.
         ffn_matrices: 2, or 3 where the FFN is gated.
+        pair_products: Products over pairs of tokens: 2, or more where positions are multiplied.
         times: How often the layer is applied.
     """
-    per_head = head_size * (4 * tokens * hidden_size + 2 * tokens**2)
+    per_head = head_size * (4 * tokens * hidden_size + pair_products * tokens**2)
     return times * per_head, times * ffn_matrices * tokens * hidden_size
 
 

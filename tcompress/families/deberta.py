@@ -97,12 +97,13 @@ def _places(stack: nn.Module, config: Any) -> Places | None:
     norms = [name.strip() for name in str(getattr(config, "norm_rel_ebd", "none")).split("|")]
     norm = stack.get_submodule("LayerNorm") if "layer_norm" in map(str.lower, norms) else None
     buckets = int(getattr(config, "position_buckets", -1))
-    longest = int(config.max_relative_positions)
+    longest, limit = int(config.max_relative_positions), int(config.max_position_embeddings)
     return Places(
         expect(stack.get_submodule("rel_embeddings"), nn.Embedding),
         None if norm is None else expect(norm, nn.LayerNorm),
         buckets if buckets > 0 else None,
-        longest if longest > 0 else int(config.max_position_embeddings),
+        longest if longest > 0 else limit,
+        limit,
     )
 
 

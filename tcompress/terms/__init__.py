@@ -14,6 +14,8 @@ class ScoreTerms(nn.Module):
     """Whether a constant that is added to every key would change more than all scores alike."""
     shares_projections = False
     """Whether the layer's query and key projections are used for positions too."""
+    pair_products = 0
+    """Products over pairs of tokens for each head, besides those of queries, keys and values."""
 
     @property
     def local(self) -> bool:

@@ -21,14 +21,21 @@ class Places(nn.Module):
         norm: Norm of the vectors, or None.
         buckets: Buckets on either side; None for none.
         longest: Longest distance that is told apart.
+        limit: Longest input.
     """
 
     def __init__(
-        self, table: nn.Embedding, norm: nn.LayerNorm | None, buckets: int | None, longest: int
+        self,
+        table: nn.Embedding,
+        norm: nn.LayerNorm | None,
+        buckets: int | None,
+        longest: int,
+        limit: int,
     ) -> None:
         super().__init__()
         self.table, self.norm = table, norm
-        self.farthest = 2 * longest
+        # an even number of buckets ends at `longest`, an odd one far behind
+        self.farthest = max(2 * longest, limit)
         distances = torch.arange(-self.farthest, self.farthest + 1, device=table.weight.device)
         if buckets is not None:
             distances = bucket_of(distances, buckets, longest)
@@ -85,6 +92,7 @@ class Disentangled(ScoreTerms):
         self.row_of = nn.Buffer(row_of, persistent=False)
         self.farthest = len(row_of) // 2
         self._scale = scale
+        self.pair_products = _pair_products(keys, queries)
         self.register_buffer("keys", keys, persistent=False)
         self.register_buffer("queries", queries, persistent=False)
 
@@ -145,6 +153,7 @@ class LiveDisentangled(Disentangled):
         self.places, self.head_size = places, head_size
         self.key, self.query = key, query
         self.shares_projections = shared
+        self.pair_products = _pair_products(key, query)
 
     def projected(self) -> tuple[Tensor | None, Tensor | None]:
         """Project the vectors of distances; see `Disentangled.projected`."""
@@ -163,3 +172,8 @@ class LiveDisentangled(Disentangled):
             return None
         flat: Tensor = linear(vectors.to(linear.weight.dtype))
         return flat.unflatten(-1, (-1, self.head_size)).transpose(0, 1)
+
+
+def _pair_products(*factors: object) -> int:
+    """T tokens are multiplied with at most 2 T distances."""
+    return 2 * sum(factor is not None for factor in factors)

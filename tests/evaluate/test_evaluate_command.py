@@ -201,7 +201,9 @@ def reading(max_tokens: int) -> EngineInfo:
 
 def test_macs_of_a_plan_are_those_of_the_model_it_describes(source: Path):
     encoder = open_encoder(source)
-    geometry = EngineInfo("pytorch", "cpu", 1, encoder.labels, 8, {}, 16, ((4, 2, 1), (4, 2, 1)))
+    geometry = EngineInfo(
+        "pytorch", "cpu", 1, encoder.labels, 8, {}, 16, ((4, 2, 2, 1), (4, 2, 2, 1))
+    )
     assert plan_macs(encoder.plan, geometry, 5) == encoder.anatomy.macs(5)
 
 

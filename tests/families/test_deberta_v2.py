@@ -169,8 +169,10 @@ def test_projections_of_positions_lose_the_heads_too(tmp_path: Path) -> None:
 
 
 def test_macs_count_the_products_of_content_and_positions(tmp_path: Path) -> None:
-    dense = open_encoder(write(tmp_path)).anatomy.macs(10)
-    assert dense == 3 * (4 * 10 * 32 * 32 + 2 * 10 * 10 * 32 + 2 * 10 * 32 * 48)
+    anatomy = open_encoder(write(tmp_path)).anatomy
+    attention = 4 * 10 * 32 * 32 + (2 + 2 * 2) * 10 * 10 * 32
+    assert anatomy.macs(10) == 3 * (attention + 2 * 10 * 32 * 48)
+    assert anatomy.unit_macs(0, 10) == (attention // 4, 2 * 10 * 32)
 
 
 def test_a_convolution_beside_the_first_layer_is_refused(tmp_path: Path) -> None:
