@@ -88,6 +88,31 @@ def test_a_sentence_transformers_directory_gives_the_vectors_that_its_modules_de
     assert np.array_equal(again.predict(batch), found)
 
 
+def test_an_unpruned_embedder_that_was_saved_opens_in_sentence_transformers(
+    embedder_directory: Path, tmp_path: Path
+) -> None:
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    write_modules(
+        embedder_directory,
+        ("Pooling", "1_Pooling", {"pooling_mode_mean_tokens": True}),
+        ("Normalize", "2_Normalize", {}),
+    )
+    modules = json.loads((embedder_directory / "modules.json").read_text())
+    for module in modules:
+        module["type"] = f"sentence_transformers.models.{module['type'].rpartition('.')[2]}"
+    (embedder_directory / "modules.json").write_text(json.dumps(modules))
+    config = {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True}
+    (embedder_directory / "1_Pooling/config.json").write_text(json.dumps(config))
+    encoder = open_encoder(embedder_directory)
+    with torch.no_grad():
+        encoder.anatomy.layers[0].ffn_out.weight.mul_(0.5)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    encoder.save(copy)
+    model = sentence_transformers.SentenceTransformer(str(copy), device="cpu")
+    assert np.abs(model.encode(list(TEXTS)) - encoder.predict(encoded(encoder))).max() < 1e-5
+
+
 def test_inputs_end_where_the_directory_says(embedder_directory: Path) -> None:
     write_modules(embedder_directory, ("Pooling", "1_Pooling", {"pooling_mode": "mean"}))
     (embedder_directory / "sentence_bert_config.json").write_text('{"max_seq_length": 5}')
