@@ -7,6 +7,7 @@ from typing import Any
 
 from tcompress.console import Console
 
+from .entry import Entry, drop_interval_of, drop_of, metric_of, value_of, words_of
 from .showing import (
     WIDTH,
     is_known,
@@ -16,8 +17,6 @@ from .showing import (
     show_notes,
     speedup_text,
 )
-
-Entry = dict[str, Any]
 
 _INDENT = " " * len("Is B faster?  ")
 
@@ -76,12 +75,14 @@ def quality_answer(entry: Entry, margin: float) -> str:
         entry: Its entry of `measurements`.
         margin: Smallest drop that is not acceptable, a fraction.
     """
-    interval = entry["accuracy_drop_interval"]
-    if interval is None:
+    interval, drop = drop_interval_of(entry), drop_of(entry)
+    if interval is None or drop is None:
+        if entry["agreement"] is None:
+            return f"Not known without labels: the answers correlate by {value_of(entry):.4f}."
         return f"Not known without labels: both answer {entry['agreement']:.1%} alike."
-    drop, low, high = entry["accuracy_drop"], interval["low"], interval["high"]
+    low, high = interval["low"], interval["high"]
     told = (
-        f"its accuracy is {abs(drop):.4f} {'lower' if drop > 0 else 'higher'}, "
+        f"its {words_of(metric_of(entry)).name} is {abs(drop):.4f} {'lower' if drop > 0 else 'higher'}, "
         f"a drop of {low:+.4f} to {high:+.4f}, each bound with 95 %"
     )
     return {
@@ -122,12 +123,16 @@ def _rows(first: Entry, second: Entry) -> list[tuple[str, str, str]]:
         "start to first answer, ms": lambda entry: _start(entry.get("load_ms")),
         "model file, MB": lambda entry: f"{entry['size_bytes'] / 1e6:.1f}",
         "memory at peak, MB": lambda entry: f"{entry['memory_peak_bytes'] / 1e6:.0f}",
-        **{name: partial(_metric, name) for name in first["metrics"] if name != "agreement"},
+        **{
+            words_of(name).name: partial(_metric, name)
+            for name in first["metrics"]
+            if name != "agreement"
+        },
     }
     flips = second["flips"]
     compared = {
         "speed-up": speedup_text(second["speedup"]),
-        "drop in accuracy": _number(second["accuracy_drop"], "+.4f"),
+        f"drop in {words_of(metric_of(second)).name}": _number(drop_of(second), "+.4f"),
         "right answers lost, gained": f"{flips['lost']}, {flips['gained']}" if flips else "",
         "answers alike": _number(second["agreement"], ".1%"),
         "mean KL(A || B), nats": _number(second["divergence"], ".3g"),

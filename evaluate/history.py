@@ -17,6 +17,8 @@ from tcompress.digests import document_digest
 from tcompress.errors import ArtifactError, ModelError
 from tcompress.workspace import reference_to
 
+from .entry import metric_of
+
 HISTORY_FILE = "history.jsonl"
 SCHEMA_VERSION = 1
 MOST_LINES = 1000
@@ -174,9 +176,8 @@ def _check_types(point: PastPoint) -> None:
         if wrong := [value for value in values if not isinstance(value, kind)]:
             msg = f"{wrong[0]!r} is out of place"
             raise TypeError(msg)
-    known = {"accuracy", "agreement"} & set(entry["metrics"])
-    if not known or not all(map(math.isfinite, numbers)):
-        msg = "a number is not finite, or there is no accuracy"
+    if metric_of(entry) not in entry["metrics"] or not all(map(math.isfinite, numbers)):
+        msg = "a number is not finite, or the metric that decides is missing"
         raise TypeError(msg)
 
 

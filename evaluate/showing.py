@@ -7,6 +7,15 @@ from typing import Any
 
 from tcompress.console import Console
 
+from .entry import (
+    Entry,
+    drop_interval_of,
+    drop_of,
+    is_proved_by_examples,
+    metric_of,
+    value_of,
+    words_of,
+)
 from .measurement import CONFIDENCE
 
 WIDTH = 80
@@ -14,7 +23,6 @@ WIDTH = 80
 _LONGEST_NAME = 18
 _SCENARIOS = {"single_stream": "one by one", "offline": "in batches"}
 
-Entry = dict[str, Any]
 Setting = tuple[str, int, int]
 
 
@@ -37,7 +45,7 @@ def show_document(console: Console, document: dict[str, Any]) -> None:
         first = next(entries for setting, entries in settings.items() if setting[0] == device)
         console.show(f"{device}, {document['data']['examples']} examples")
         _show_quality(console, first, baseline, margin)
-    for line in _legend(margin, labelled=document["data"]["labelled"]):
+    for line in _legend(document["measurements"][0], margin):
         console.show(fill(line, WIDTH, subsequent_indent="  "))
     show_mixes(console, document)
     show_notes(console, document)
@@ -126,7 +134,7 @@ def quality_word(entry: Entry, margin: float) -> str:
         entry: One of the `measurements`.
         margin: Smallest drop that is not acceptable, a fraction.
     """
-    interval = entry["accuracy_drop_interval"]
+    interval = drop_interval_of(entry)
     if interval is None:
         return "unlabelled"
     if entry["not_inferior"]:
@@ -170,13 +178,13 @@ def _show_times(console: Console, entries: list[Entry], baseline: str) -> None:
 
 
 def _show_quality(console: Console, entries: list[Entry], baseline: str, margin: float) -> None:
-    metric = next(iter(entries[0]["metrics"]))
+    metric = words_of(metric_of(entries[0])).short
     console.table(
         ("artifact", metric, "drop", "at most", "lost", "gained", "MB", "quality"),
         [
             (
                 _name(entry, "" if entry["device"] == "cpu" else f" {entry['precision']}"),
-                f"{entry['metrics'][metric]:.4f}",
+                f"{value_of(entry):.4f}",
                 *(("", "", "", "") if is_base else _drop_cells(entry)),
                 f"{entry['size_bytes'] / 1e6:.1f}",
                 "baseline" if is_base else quality_word(entry, margin),
@@ -189,26 +197,29 @@ def _show_quality(console: Console, entries: list[Entry], baseline: str, margin:
 
 def _drop_cells(entry: Entry) -> tuple[str, str, str, str]:
     """Return the drop, its upper bound, and the answers that were lost and gained."""
-    interval, flips = entry["accuracy_drop_interval"], entry["flips"]
-    if interval is None or flips is None:
+    interval, drop, flips = drop_interval_of(entry), drop_of(entry), entry["flips"]
+    if interval is None or drop is None:
         return "", "", "", ""
-    drop, most = (f"{value:+.4f}" for value in (entry["accuracy_drop"], interval["high"]))
-    return drop, most, str(flips["lost"]), str(flips["gained"])
+    lost, gained = (str(flips[way]) if flips else "" for way in ("lost", "gained"))
+    return f"{drop:+.4f}", f"{interval['high']:+.4f}", lost, gained
 
 
-def _legend(margin: float, *, labelled: bool) -> Iterator[str]:
+def _legend(entry: Entry, margin: float) -> Iterator[str]:
     """Explain the words of the tables."""
-    if not labelled:
-        yield "Quality: nothing is proved without labels; agreement is with the baseline."
+    words = words_of(metric_of(entry))
+    if not is_proved_by_examples(entry):
+        yield f"Quality: nothing is proved without labels; {words.short} is with the baseline."
         return
+    flips = "Lost, gained: answers that were right before, or are now." if entry["flips"] else ""
+    right = f" {words.right.capitalize()}." if words.right else ""
     yield (
         f"Quality: a drop below {margin:g} is proved (holds), one of at least that is proved "
         "(worse), or neither (unproved; more examples tell). At most: upper bound of the drop, "
-        "95 %. Lost, gained: answers that were right before, or are now."
+        f"95 %. {flips}{right}".rstrip()
     )
     yield (
         "* is on the front: of the baseline and all that holds, nothing else beats it in time or "
-        "accuracy without losing in the other. ~ is stale, made from what was replaced since."
+        f"{words.name} without losing in the other. ~ is stale, made from what was replaced since."
     )
 
 

@@ -19,7 +19,7 @@ _CELLS_WITHOUT_PICTURE = 1200
 
 @dataclass(frozen=True)
 class Plane:
-    """Accuracy against latency in one setting.
+    """Quality against latency in one setting.
 
     Attributes:
         setting: Device, batch and tokens.
@@ -205,16 +205,17 @@ def _mix(summary: Summary, title: str, entries: list[dict[str, Any]], number: in
 def _plane_picture(summary: Summary, setting: Setting, earlier: list[Row], number: int) -> str:
     base, front = summary.base_at(setting), summary.front_at(setting)
     best = summary.chosen_at(setting)
-    rows = [*summary.rows_at(setting), *earlier]
+    words, rows = summary.words, [*summary.rows_at(setting), *earlier]
     points = [_point(row, on_front=row in front, chosen=row is best) for row in rows]
     told = "; ".join(
-        f"{p.name}: {p.latency_ms[0]:.3g} ms, {p.quality[0]:.2f} %, {p.standing}" for p in points
+        f"{p.name}: {p.latency_ms[0]:.3g} ms, {words.shown(p.quality[0])}, {p.standing}"
+        for p in points
     )
-    limit = 100 * (base.quality - summary.margin) if base and summary.has_labels else None
+    limit = base.quality - summary.margin if base and summary.has_labels else None
     return tradeoff_svg(
         f"plane{number}",
         points,
-        quality=summary.quality_name,
+        words=words,
         limit=limit,
         description=f"Measured on {setting_words(setting)}. {told}.",
     )
@@ -226,7 +227,7 @@ def _point(row: Row, *, on_front: bool, chosen: bool) -> Point:
     return Point(
         name=row.name,
         latency_ms=(row.latency_ms, *row.latency_interval_ms),
-        quality=(100 * row.quality, 100 * interval["low"], 100 * interval["high"]),
+        quality=(row.quality, interval["low"], interval["high"]),
         standing=row.standing,
         on_front=on_front,
         chosen=chosen,

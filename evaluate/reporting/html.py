@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+from ..entry import MetricWords, words_of
 from .figures import (
     Mix,
     Plane,
@@ -21,7 +22,6 @@ from .wording import (
     format_bytes,
     format_macs,
     format_ms,
-    format_points,
     machine_facts,
     margin_words,
     noise_sentence,
@@ -34,11 +34,35 @@ _MOST_LINES = 40
 _MOST_ROWS = 60
 _MOST_FLIP_GROUPS = 6
 _MOST_OPERATORS = 12
+
+
+class Move(NamedTuple):
+    """A column on how far answers moved.
+
+    Attributes:
+        key: Key in an entry.
+        title: Head of the column.
+        pattern: Form of its numbers.
+        scale: By what they are multiplied.
+    """
+
+    key: str
+    title: str
+    pattern: str
+    scale: int = 1
+
+
+_MOVES = (
+    Move("agreement", "same answer, %", "%.2f", 100),
+    Move("divergence", "divergence, nats", "%.4f"),
+    Move("divergence_p99", "its p99", "%.3f"),
+    Move("calibration_error", "calibration error", "%.3f"),
+    Move("negative_log_likelihood", "log-loss, nats", "%.3f"),
+)
 _FILTERS: dict[str, Callable[..., Any]] = {
     "bytes": format_bytes,
     "macs": format_macs,
     "ms": format_ms,
-    "points": format_points,
     "setting": setting_words,
     "short": shortened,
 }
@@ -90,6 +114,16 @@ class View:
     def rows(self) -> list[Row]:
         """Measurements of the long tables; the others are in the JSON."""
         return list(self.summary.rows[:_MOST_ROWS])
+
+    @property
+    def moves(self) -> list[Move]:
+        """How far answers moved, as far as it is known for this task."""
+        return [move for move in _MOVES if self.summary.knows(move.key)]
+
+    @property
+    def right_words(self) -> MetricWords:
+        """How people read the share of right answers, which parts of the data are told by."""
+        return words_of("accuracy")
 
     @property
     def classes(self) -> list[dict[str, Any]]:

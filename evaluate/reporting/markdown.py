@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ..entry import MetricWords
 from .summary import Row, Standing, Summary
 from .wording import (
     condition_facts,
     format_bytes,
     format_ms,
-    format_points,
     machine_facts,
     noise_sentence,
     recommendations,
@@ -85,17 +85,17 @@ def _folded(title: str, text: str) -> Iterator[str]:
 
 
 def _measurements(summary: Summary, rows: Sequence[Row]) -> str:
-    quality = "accuracy" if summary.has_labels else "agreement"
+    words = summary.words
     heads = ("artifact", "backend", "device", "precision")
-    numbers = ("batch × tokens", "latency, ms", "speed-up", f"{quality}, %", "drop, points")
-    cells = [_cells(row) for row in rows[:100]]
+    numbers = ("batch × tokens", "latency, ms", "speed-up", words.title, words.drop_title)
+    cells = [_cells(row, words) for row in rows[:100]]
     return table((*heads, *numbers, "loss", "size"), cells, len(heads))
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: Row, words: MetricWords) -> list[str]:
     raw, speedup = row.raw, row.raw["speedup"]
     interval = f" ({speedup['low']:.2f}–{speedup['high']:.2f})" if row.is_timed else " (?)"
-    drop = raw["accuracy_drop"]
+    drop = row.known_drop
     return [
         _name(row.name) + (" (out of date)" if raw["stale"] else ""),
         _name(raw["backend"]),
@@ -104,8 +104,8 @@ def _cells(row: Row) -> list[str]:
         f"{raw['batch']} × {raw['tokens']}",
         format_ms(row.latency_ms),
         f"{speedup['value']:.2f}{'' if row.is_baseline else interval}",
-        f"{100 * row.quality:.2f}",
-        "–" if drop is None else format_points(drop),
+        words.number(row.quality),
+        "–" if drop is None else words.change(drop),
         {Standing.PROVED: "proved small", Standing.UNPROVED: "not proved small"}.get(
             row.standing, str(row.standing)
         ),

@@ -10,13 +10,13 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData, metadata_load
 
+from ..entry import words_of
 from .markdown import code, table
 from .summary import Row, Standing, Summary, cleaned
 from .wording import (
     format_bytes,
     format_macs,
     format_ms,
-    format_points,
     machine_facts,
     margin_words,
 )
@@ -25,7 +25,29 @@ _LIBRARIES = {"onnxruntime": "onnx", "openvino": "openvino"}
 _TEXT_FILES = ("tokenizer.json", "vocab.txt", "spiece.model")
 _INHERITED = ("license", "license_name", "license_link", "language", "base_model")
 _LONGEST_FILE_NAME = 80
-_METRICS = {"accuracy": "accuracy", "macro_f1": "f1", "mcc": "matthews_correlation"}
+_METRICS = {
+    "accuracy": "accuracy",
+    "macro_f1": "f1",
+    "mcc": "matthews_correlation",
+    "micro_f1": "f1",
+    "entity_f1": "f1",
+    "entity_precision": "precision",
+    "entity_recall": "recall",
+    "f1": "f1",
+    "exact_match": "exact_match",
+    "pearson": "pearsonr",
+    "spearman": "spearmanr",
+    "mse": "mse",
+    "ndcg_at_10": "ndcg_at_10",
+    "recall_at_10": "recall_at_10",
+}
+"""Names of the Hub."""
+_TASKS = {
+    "token-classification": "token-classification",
+    "question-answering": "question-answering",
+    "embedding": "sentence-similarity",
+}
+"""Names of the Hub; other tasks on texts are text-classification."""
 
 
 def render_cards(document: dict[str, Any]) -> dict[str, str]:
@@ -79,7 +101,8 @@ def render_card(summary: Summary, rows: list[Row]) -> str:
 def _metadata(summary: Summary, row: Row) -> ModelCardData:
     source = summary.baseline.raw.get("path") if summary.baseline else None
     origin = Path(source) if source else None
-    task = "text-classification" if origin and _reads_text(origin) else None
+    known = _TASKS.get(str(summary.document["data"].get("task")), "text-classification")
+    task = known if origin and _reads_text(origin) else None
     backend, precision = str(row.raw["backend"]), str(row.raw["precision"])
     return ModelCardData(
         library_name=_LIBRARIES.get(backend, "tcompress"),
@@ -101,6 +124,7 @@ def _results(summary: Summary, row: Row, task: str) -> list[EvalResult]:
             dataset_name=name,
             dataset_split=data["split"],
             metric_type=hub_name,
+            metric_name=words_of(metric).name,
             metric_value=round(row.raw["metrics"][metric], 6),
         )
         for metric, hub_name in _METRICS.items()
@@ -110,7 +134,7 @@ def _results(summary: Summary, row: Row, task: str) -> list[EvalResult]:
             task_type=task,
             dataset_type=_file_name(name),
             dataset_name=name,
-            metric_type="agreement",
+            metric_type=summary.metric,
             metric_value=round(row.quality, 6),
         )
     ]
@@ -149,19 +173,19 @@ def _plan(summary: Summary, row: Row) -> str:
 
 
 def _numbers(summary: Summary, rows: list[Row]) -> str:
-    quality = "accuracy, %" if summary.has_labels else "same answers, %"
-    heads = ("device", "batch × tokens", "latency, ms", "speed-up", quality, "drop, points")
+    words = summary.words
+    heads = ("device", "batch × tokens", "latency, ms", "speed-up", words.title, words.drop_title)
     cells = []
     for row in rows:
-        speedup, drop = row.raw["speedup"], row.raw["accuracy_drop"]
+        speedup, drop = row.raw["speedup"], row.known_drop
         cells.append(
             [
                 code(row.raw["device"]),
                 f"{row.raw['batch']} × {row.raw['tokens']}",
                 format_ms(row.latency_ms),
                 f"{speedup['value']:.2f} ({speedup['low']:.2f}–{speedup['high']:.2f})",
-                f"{100 * row.quality:.2f}",
-                "–" if drop is None else format_points(drop),
+                words.number(row.quality),
+                "–" if drop is None else words.change(drop),
             ]
         )
     raw, told = rows[0].raw, []
@@ -173,12 +197,12 @@ def _numbers(summary: Summary, rows: list[Row]) -> str:
 
 
 def _limits(summary: Summary, row: Row) -> str:
-    data, points = summary.document["data"], margin_words(summary)
+    data, points, name = summary.document["data"], margin_words(summary), summary.words.name
     split = f", {code(data['split'])} split" if data["split"] else ""
     proved = {
-        Standing.PROVED: f"proved to lose less than {points} of accuracy on these examples",
+        Standing.PROVED: f"proved to lose less than {points} of {name} on these examples",
         Standing.WORSE: f"loses more than {points}, as measured",
-    }.get(row.standing, f"not proved to lose less than {points} of accuracy")
+    }.get(row.standing, f"not proved to lose less than {points} of {name}")
     machine = machine_facts(summary.document["environment"])
     lines = [
         f"- {proved}",

@@ -11,6 +11,16 @@ from typing import Any, Self
 
 from tcompress.console import printable
 
+from ..entry import (
+    MetricWords,
+    drop_interval_of,
+    drop_of,
+    interval_of,
+    is_proved_by_examples,
+    metric_of,
+    value_of,
+    words_of,
+)
 from ..measurement import CONFIDENCE
 
 DEFAULT_MARGIN = 0.01
@@ -78,7 +88,7 @@ class Row:
     Attributes:
         number: Its number in the tables, from 1.
         raw: The measurement as it stands in the document, with text cleaned and gaps filled.
-        margin: Drop in accuracy, or in agreement, that may be shipped.
+        margin: Drop in the metric that decides, or in agreement, that may be shipped.
         is_baseline: Whether it is the baseline on its device.
         is_earlier: Whether it is of a former run, and its artifact gone or replaced.
     """
@@ -113,23 +123,30 @@ class Row:
 
     @property
     def quality(self) -> float:
-        """Accuracy, or agreement with the baseline where there are no labels."""
-        metrics = self.raw["metrics"]
-        return float(metrics["accuracy"] if "accuracy" in metrics else metrics["agreement"])
+        """The metric that decides; without labels agreement with the baseline."""
+        return value_of(self.raw)
 
     @property
     def quality_interval(self) -> dict[str, float] | None:
-        """Interval of the accuracy; None where there is none."""
-        found: dict[str, float] | None = self.raw["metric_intervals"].get("accuracy")
-        return found or self.raw["accuracy_interval"]
+        """Interval of the metric that decides; None where there is none."""
+        return interval_of(self.raw)
+
+    @property
+    def drop_interval(self) -> dict[str, float] | None:
+        """Bounds of the drop; None where it is not known."""
+        return drop_interval_of(self.raw)
+
+    @property
+    def known_drop(self) -> float | None:
+        """Drop in the metric that decides; None where nothing says which answers are right."""
+        return drop_of(self.raw)
 
     @property
     def drop(self) -> float:
-        """Drop in accuracy, or part of the answers that differ from the baseline's."""
-        drop = self.raw["accuracy_drop"]
-        if drop is not None:
-            return float(drop)
-        return 0.0 if "accuracy" in self.raw["metrics"] else 1 - self.quality
+        """Drop in the metric that decides, or how far the answers are from the baseline's."""
+        if self.known_drop is not None:
+            return self.known_drop
+        return 0.0 if is_proved_by_examples(self.raw) else 1 - self.quality
 
     @property
     def standing(self) -> Standing:
@@ -140,7 +157,7 @@ class Row:
             return Standing.BASELINE
         if self.raw["not_inferior"]:
             return Standing.PROVED
-        interval = self.raw["accuracy_drop_interval"]
+        interval = self.drop_interval
         shown = self.drop if interval is None else float(interval["low"])
         within = shown < self.margin + (_SURE_STEP if interval is None else 0)
         return Standing.UNPROVED if within else Standing.WORSE
@@ -238,13 +255,28 @@ class Summary:
 
     @property
     def has_labels(self) -> bool:
-        """Whether accuracy was measured, not only agreement."""
-        return all("accuracy" in row.raw["metrics"] for row in self.rows)
+        """Whether it was measured how good the answers are, not only how far they moved."""
+        return all(is_proved_by_examples(row.raw) for row in self.rows)
 
-    @property
-    def quality_name(self) -> str:
-        """What tells good answers from bad ones here."""
-        return "accuracy" if self.has_labels else "agreement with the baseline"
+    @cached_property
+    def metric(self) -> str:
+        """The metric that decides."""
+        return metric_of(self.rows[0].raw)
+
+    @cached_property
+    def words(self) -> MetricWords:
+        """How people read the metric that decides."""
+        return words_of(self.metric)
+
+    @cached_property
+    def other_metrics(self) -> dict[str, MetricWords]:
+        """How people read the other metrics, by name."""
+        names = dict.fromkeys(name for row in self.rows for name in row.raw["metrics"])
+        return {name: words_of(name) for name in names if name != self.metric}
+
+    def knows(self, key: str) -> bool:
+        """Tell whether any measurement has a value under a key."""
+        return any(row.raw[key] is not None for row in self.rows)
 
     @cached_property
     def settings(self) -> list[Setting]:

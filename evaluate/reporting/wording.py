@@ -58,8 +58,7 @@ def recommendations(summary: Summary, quote: Quote = str) -> list[tuple[str, str
 
 def margin_words(summary: Summary) -> str:
     """Return the margin as a reader would say it."""
-    points = 100 * summary.margin
-    return f"{points:g} point" + ("" if points == 1 else "s")
+    return summary.words.margin(summary.margin)
 
 
 def setting_words(setting: Setting) -> str:
@@ -159,11 +158,6 @@ def format_macs(value: float) -> str:
     return _scaled(value, ("", "k", "M", "G", "T"))
 
 
-def format_points(value: float) -> str:
-    """Return a difference of fractions in percentage points, with its sign."""
-    return f"{100 * value:+.2f}"
-
-
 def _scaled(value: float, units: Sequence[str]) -> str:
     position = 0
     while value >= 999.5 and position < len(units) - 1:
@@ -180,7 +174,7 @@ def _keep(summary: Summary, base: Row, likely: Row | None, quote: Quote) -> str:
         )
     return (
         f"Keep {quote(base.name)}: nothing else was shown to be faster and to lose less than "
-        f"{margin_words(summary)}.{_too_costly(summary.rows_at(base.setting), quote)}"
+        f"{margin_words(summary)}.{_too_costly(summary, base, quote)}"
     )
 
 
@@ -197,25 +191,26 @@ def _gain(row: Row, base: Row, quote: Quote) -> str:
 
 def _doubt(row: Row, summary: Summary) -> str:
     """Say what is not known about the loss of a measurement."""
-    if row.raw["accuracy_drop"] is None:
-        return "without labels nothing is proved about its accuracy"
+    if row.known_drop is None:
+        return "without labels nothing is proved about its quality"
     told = f"{_examples(summary)} do not prove that it loses less than {margin_words(summary)}"
     if row.raw["not_inferior"] is None:
         return f"it was not tested whether it loses less than {margin_words(summary)}"
-    bound = row.raw["accuracy_drop_interval"]
-    return f"{told} (it may be {100 * bound['high']:.2f})" if bound else told
+    bound = row.drop_interval
+    return f"{told} (it may be {summary.words.number(bound['high'])})" if bound else told
 
 
-def _too_costly(rows: Sequence[Row], quote: Quote) -> str:
+def _too_costly(summary: Summary, base: Row, quote: Quote) -> str:
     """Name what would be won, and given up, by the fastest measurement of all."""
+    rows = summary.rows_at(base.setting)
     faster = [row for row in rows if row.is_faster and not row.raw["stale"]]
     if not faster:
         return ""
     best = min(faster, key=lambda row: row.latency_ms)
     lost = (
-        f"gives up {100 * best.drop:.2f} points"
-        if best.raw["accuracy_drop"] is not None
-        else f"answers the same in {100 * best.quality:.2f} % of the cases"
+        f"has {_same(best, summary)}"
+        if best.known_drop is None
+        else f"gives up {summary.words.distance(best.drop)}"
     )
     return (
         f" The fastest, {quote(best.name)}, is {best.raw['speedup']['value']:.2f} times as fast "
@@ -224,12 +219,23 @@ def _too_costly(rows: Sequence[Row], quote: Quote) -> str:
 
 
 def _quality(row: Row, summary: Summary) -> str:
+    words = summary.words
     if not summary.has_labels:
-        return f"the same answer in {100 * row.quality:.2f} % of the cases"
-    points = 100 * abs(row.drop)
+        return _same(row, summary)
     side = "below" if row.drop > 0 else "above"
-    distance = f"{points:.2f} points {side} it" if points >= 0.005 else "the same as it"
-    return f"{100 * row.quality:.2f} % accuracy, {distance}"
+    far = words.number(abs(row.drop)) != words.number(0.0)
+    distance = f"{words.distance(abs(row.drop))} {side} it" if far else "the same as it"
+    value = words.shown(row.quality)
+    told = f"{value} {words.name}" if words.is_fraction else f"a {words.name} of {value}"
+    return f"{told}, {distance}"
+
+
+def _same(row: Row, summary: Summary) -> str:
+    """Say how far the answers are the baseline's, where nothing says which are right."""
+    value = summary.words.shown(row.quality)
+    if summary.metric == "agreement":
+        return f"the same answer in {value} of the cases"
+    return f"a {summary.words.name} of {value}"
 
 
 def _examples(summary: Summary) -> str:

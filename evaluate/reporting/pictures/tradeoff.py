@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from ...entry import MetricWords
 from ..summary import Standing
 from .labels import CHARACTER_WIDTH, Box, best_anchor, crowding, place_of
 from .svg import (
@@ -53,7 +54,7 @@ class Point:
     Attributes:
         name: Its label.
         latency_ms: Median latency, with the ends of its interval.
-        quality: Accuracy or agreement, in per cent, with the ends of its interval.
+        quality: The metric that decides, with the ends of its interval.
         standing: How it compares with the baseline.
         on_front: Whether nothing that is not inferior is both faster and better.
         chosen: Whether it is the recommended one.
@@ -73,15 +74,20 @@ class Point:
 
 
 def tradeoff_svg(
-    prefix: str, points: Sequence[Point], *, quality: str, limit: float | None, description: str
+    prefix: str,
+    points: Sequence[Point],
+    *,
+    words: MetricWords,
+    limit: float | None,
+    description: str,
 ) -> str:
     """Draw quality against latency.
 
     Args:
         prefix: Start of every id in the picture; unique in the page.
         points: The measurements.
-        quality: What the vertical axis shows, for its label.
-        limit: Quality at the margin below the baseline, in per cent; None draws no line.
+        words: How people read what the vertical axis shows.
+        limit: Quality at the margin below the baseline; None draws no line.
         description: What the picture shows, for those who cannot see it.
 
     Returns:
@@ -92,16 +98,21 @@ def tradeoff_svg(
         axes = picture.figure.add_axes((0.085, 0.13, 0.895, 0.84))
         frame(axes)
         _scale_latency(axes, points)
-        _scale_quality(axes, points, limit)
+        _scale_quality(axes, points, limit, words)
         axes.set_xlabel("median latency, ms (log scale; left is faster)")
-        axes.set_ylabel(f"{quality}, %")
+        axes.set_ylabel(words.title)
         if limit is not None:
             axes.axhline(limit, color=WARN, linewidth=0.9, dashes=(4, 3), zorder=1)
         _draw_front(axes, points)
         for number, point in enumerate(points):
-            _draw_point(picture, axes, number, point)
+            _draw_point(picture, axes, number, point, words)
         _label_points(axes, points, limit)
-        return to_svg(picture, prefix, f"{quality.capitalize()} against latency", description)
+        return to_svg(
+            picture,
+            prefix,
+            f"{words.name[:1].upper()}{words.name[1:]} against latency",
+            description,
+        )
 
 
 def log_ticks(low: float, high: float) -> list[float]:
@@ -124,14 +135,16 @@ def _scale_latency(axes: Axes, points: Sequence[Point]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _scale_quality(axes: Axes, points: Sequence[Point], limit: float | None) -> None:
+def _scale_quality(
+    axes: Axes, points: Sequence[Point], limit: float | None, words: MetricWords
+) -> None:
     low, high = min(p.quality[1] for p in points), max(p.quality[2] for p in points)
     if limit is not None:
         low = min(low, limit)
-    room = max(0.12 * (high - low), 0.3)
+    room = max(0.12 * (high - low), 0.003)
     axes.set_ylim(low - room, high + room)
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{words.scale * value:g}"))
 
 
 def _draw_front(axes: Axes, points: Sequence[Point]) -> None:
@@ -141,7 +154,9 @@ def _draw_front(axes: Axes, points: Sequence[Point]) -> None:
         axes.plot(latencies, qualities, color=ACCENT, linewidth=0.9, alpha=0.6, zorder=2)
 
 
-def _draw_point(picture: Picture, axes: Axes, number: int, point: Point) -> None:
+def _draw_point(
+    picture: Picture, axes: Axes, number: int, point: Point, words: MetricWords
+) -> None:
     shape, edge, face = _LOOKS[point.standing]
     (x, left, right), (y, bottom, top) = point.latency_ms, point.quality
     bars: Any = {
@@ -164,7 +179,7 @@ def _draw_point(picture: Picture, axes: Axes, number: int, point: Point) -> None
         zorder=4,
         gid=gid,
     )
-    picture.tooltips[gid] = f"{point.name}: {x:.3g} ms, {y:.2f} %, {point.standing}"
+    picture.tooltips[gid] = f"{point.name}: {x:.3g} ms, {words.shown(y)}, {point.standing}"
 
 
 def _label_points(axes: Axes, points: Sequence[Point], limit: float | None) -> None:
