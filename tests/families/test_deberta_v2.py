@@ -10,8 +10,11 @@ from transformers import DebertaV2Config
 
 from tcompress.compress.distillation import outputs_of
 from tcompress.compress.gating import masked
+from tcompress.compress.product_inputs import channel_extremes
 from tcompress.compress.pruning import prune_
 from tcompress.compress.reconstruction import reconstruct_
+from tcompress.compress.shifting import shift_
+from tcompress.compress.smoothing import fold_value_biases_, smooth_
 from tcompress.encoder import Encoder, open_encoder
 from tcompress.errors import ModelError
 from tcompress.export.exporting import write_export
@@ -166,6 +169,20 @@ def test_projections_of_positions_lose_the_heads_too(tmp_path: Path) -> None:
     layer = encoder.anatomy.layers[0]
     assert [p.out_features for p in (*layer.projections(), *layer.companions)] == [24] * 5
     assert encoder.anatomy.head_counts == (3, 0, 1)
+
+
+@pytest.mark.parametrize("form", ["v3", "v2"])
+def test_evening_out_channels_changes_no_answer(form: str, tmp_path: Path) -> None:
+    encoder = open_encoder(write(tmp_path, form))
+    batch = padded(encoder, *LENGTHS)
+    before, key = encoder.predict(batch), encoder.anatomy.layers[1].key
+    assert key is not None
+    bias = key.bias.detach().clone()
+    shift_(encoder, channel_extremes(plain(encoder), [batch]))
+    fold_value_biases_(encoder)
+    smooth_(encoder, channel_extremes(plain(encoder), [batch]))
+    np.testing.assert_allclose(encoder.predict(batch), before, rtol=0, atol=1e-5)
+    assert torch.equal(key.bias, bias) == (form == "v3"), "positions are projected with it too"
 
 
 def test_macs_count_the_products_of_content_and_positions(tmp_path: Path) -> None:
