@@ -197,7 +197,12 @@ def _check_int8_weights(found: Counter[str], planned: Counter[str]) -> None:
 
 def _sublayer_of_products(graph: onnx.GraphProto) -> dict[str, str]:
     """Return to which sublayer each product with weights belongs, by the product's name."""
-    products = {node.name: node.input[1] for node in graph.node if node.op_type == "MatMul"}
+    weights = {tensor.name for tensor in graph.initializer}
+    products = {
+        node.name: node.input[1]
+        for node in graph.node
+        if node.op_type == "MatMul" and node.input[1] in weights
+    }
     return {
         name: ".".join(weight.split(".")[:3])  # layer.0.attention.query.weight
         for name, weight in products.items()
