@@ -8,6 +8,7 @@ from tcompress.console import Console
 from tcompress.encoder import Encoder
 from tcompress.errors import ArtifactError
 from tcompress.stages import DataSource, StageRun, encode_with_warning
+from tcompress.tasks import decision_of
 from tcompress.workspace import reference_to
 
 from .criteria import Criterion, Settings
@@ -79,11 +80,15 @@ def rank_on_examples(
 
     Args:
         encoder: The encoder.
-        criteria: How to measure; the others are compared with the first.
+        criteria: How to measure; the others are compared with the first. Those that follow a
+            loss which is flat without labels are left out.
         max_examples: How many examples at most.
         source: Where they come from.
         seed: Seed of their draw.
         console: Where to show progress.
+
+    Raises:
+        CalibrationError: If the first follows such a loss.
     """
     kinds = [Criterion(criterion) for criterion in criteria]
     settings = Settings(seed=seed)
@@ -92,6 +97,8 @@ def rank_on_examples(
     examples = source.training_examples(max_examples, seed)
     encoded = encode_with_warning(encoder.preprocessor, examples, console)
     targets = targets_of(encoder, examples, encoded)
+    if targets is None:
+        kinds = _with_slope(encoder, kinds, console)
     others = f" and {len(kinds) - 1} more" if len(kinds) > 1 else ""
     batches = console.track(
         encoded.batches(BATCH_SIZE),
@@ -113,3 +120,13 @@ def rank_on_examples(
         "seed": seed,
     }
     return rank_units(encoder, kinds, labelled, calibration, settings)
+
+
+def _with_slope(encoder: Encoder, kinds: list[Criterion], console: Console) -> list[Criterion]:
+    """Leave out what cannot be compared with the first criterion, as there are no labels."""
+    if not decision_of(encoder.task).flat_at_own:
+        return kinds
+    flat = [kind for kind in kinds[1:] if kind.follows_loss]
+    if flat:
+        console.say(f"score: without {', '.join(flat)}, which need labels for {encoder.task}")
+    return [kind for kind in kinds if kind not in flat]

@@ -39,6 +39,12 @@ class Criterion(StrEnum):
         """Whether the criterion looks at examples."""
         return self is Criterion.OBS or bool(self.measure.reads - {Statistic.WEIGHT_SIZE})
 
+    @property
+    def follows_loss(self) -> bool:
+        """Whether the criterion looks at the gradient of the loss."""
+        loss = {Statistic.GRADIENT_SIZE, Statistic.GRADIENT_SQUARE}
+        return self is not Criterion.OBS and bool(self.measure.reads & loss)
+
 
 @dataclass(frozen=True)
 class Settings:

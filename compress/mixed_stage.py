@@ -16,6 +16,7 @@ from tcompress.plain import PlainEncoder
 from tcompress.plan import Precision
 from tcompress.preprocessing import Batch
 from tcompress.stages import StageRun
+from tcompress.tasks import Task
 
 from .cost import PRECISIONS, Engine, OpenMeter, Serving
 from .judging import Judge, Selection, Verdict
@@ -89,7 +90,8 @@ class MixedStage:
 
     def _work(self, encoder: Encoder) -> dict[str, Any]:
         self.serving.check_tokens(encoder)
-        check_classes(len(encoder.labels), instead="--precision int8")
+        if encoder.task is Task.CLASSIFICATION:
+            check_classes(len(encoder.labels), instead="--precision int8")
         encoder.plan = encoder.plan.with_precision(Precision.FP32)
         judge = Judge(encoder, Selection.of(self.run, encoder))
         options = self._options(encoder)

@@ -161,7 +161,7 @@ def check_slope(decision: Decision) -> None:
     if decision.flat_at_own:
         msg = (
             "without labels the loss of this task is flat at the encoder's own answers; use "
-            "--criterion obs or curvature, or give labels"
+            "--criterion curvature, or give labels"
         )
         raise CalibrationError(msg)
 

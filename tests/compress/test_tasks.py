@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from click.testing import Result
 from safetensors.torch import save_file
 
 from tcompress.compress.calibration import BATCH_SIZE
@@ -117,11 +118,6 @@ def examples_of(task: Task, count: int = 48, seed: int = 0) -> Examples:
             (Answer(row[-1], len(text) - len(row[-1])),)
             for row, text in zip(rows, texts, strict=True)
         )
-    return copy.replace(base, **fields) if hasattr(copy, "replace") else _replace(base, fields)
-
-
-def _replace(base: Examples, fields: dict[str, object]) -> Examples:
-
     return replace(base, **fields)  # type: ignore[arg-type]
 
 
@@ -228,3 +224,40 @@ def test_a_changed_encoder_is_judged_by_the_tasks_score(encoder: Encoder) -> Non
     worse = judge.verdict(lambda batch: -encoder.predict(batch))
     assert worse.divergence > 10 * judge.bound(0.001)
     assert worse.accuracy <= judge.accuracy
+
+
+@pytest.fixture(params=[Task.EMBEDDING, Task.REGRESSION], ids=str)
+def unlabelled(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    model_directories: Callable,
+    tcompress: Callable[..., Result],
+) -> Path:
+    """A workspace on a model without classes and texts without labels."""
+    model = write_model(request.param, tmp_path / "model", model_directories("bert"))
+    texts = examples_of(Task.EMBEDDING, 120).texts or ()
+    data = tmp_path / "texts.csv"
+    data.write_text("\n".join(("text", *dict.fromkeys(texts))) + "\n")
+    started = tcompress("init", model, "--data", data, "--workspace", tmp_path / "work")
+    assert started.exit_code == 0, started.output
+    return tmp_path / "work"
+
+
+def test_score_leaves_out_what_follows_a_loss_that_is_flat_without_labels(
+    unlabelled: Path, tcompress: Callable[..., Result]
+) -> None:
+    scored = tcompress("score", "--json", "--workspace", unlabelled)
+    assert "without gate-gradient, fisher, hies, which need labels" in scored.stderr
+    assert {"curvature", "activation"} <= set(json.loads(scored.stdout)["criteria"])
+    refused = tcompress("score", "--criterion", "fisher", "--workspace", unlabelled)
+    assert refused.exit_code == 5
+    assert "flat at the encoder's own answers; use --criterion curvature" in refused.stderr
+
+
+@pytest.mark.slow
+def test_encoders_without_classes_are_lowered_sublayer_by_sublayer(
+    unlabelled: Path, tcompress: Callable[..., Result]
+) -> None:
+    words = ("--precision", "mixed", "--tokens", "16", "--workspace", unlabelled)
+    lowered = tcompress("quantize", *words)
+    assert lowered.exit_code == 0, lowered.output
