@@ -108,7 +108,7 @@ def predict(
         MeasurementError: If the engine fails, or answers with a value that is not finite.
     """
     info = engine.info
-    asked = _apart(examples) if info.task is Task.EMBEDDING else examples
+    asked = asked_inputs(engine, examples)
     batches, truncated = engine.encode(asked, BATCH_SIZE)
     layout = engine.layout()
     rows = len(asked) if layout is None else len(layout.owners)
@@ -133,12 +133,37 @@ def predict(
     )
 
 
-def _apart(examples: Examples) -> Examples:
-    """Return examples whose pairs stand one by one, all first texts before all second ones."""
-    if examples.text_pairs is None or examples.texts is None:
+def asked_inputs(engine: EngineProcess, examples: Examples) -> Examples:
+    """Return what an engine is asked about examples: of vectors the texts of pairs one by one.
+
+    Args:
+        engine: The engine.
+        examples: The examples.
+
+    Returns:
+        The examples; pairs that are taken apart have all first texts before all second ones.
+    """
+    texts, pairs = examples.texts, examples.text_pairs
+    if engine.info.task is not Task.EMBEDDING or texts is None or pairs is None:
         return examples
     both = examples.take([*range(len(examples))] * 2)
-    return replace(both, texts=examples.texts + examples.text_pairs, text_pairs=None)
+    return replace(both, texts=texts + pairs, text_pairs=None)
+
+
+def input_lengths(
+    engine: EngineProcess, asked: Examples
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the tokens and the example of each input that examples make, `(inputs,)` each.
+
+    Args:
+        engine: The engine, which is handed the examples.
+        asked: The examples.
+    """
+    engine.encode(asked, BATCH_SIZE)
+    lengths, layout = engine.tokens(), engine.layout()
+    if layout is None or len(lengths) == len(asked):
+        return lengths, np.arange(len(asked))
+    return lengths, layout.owners[np.unique(layout.windows, return_index=True)[1]]
 
 
 def _tokens(engine: EngineProcess, examples: int) -> npt.NDArray[np.int64] | None:

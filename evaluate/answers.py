@@ -1,28 +1,37 @@
 """Answers that are kept, one JSON line per example, so that anything can be recomputed.
 
+A line has what a model answered, its logits, and what is right. Where rows are words or tokens it
+also has what these stand for: words, or a context; other inputs stay in the data.
+
 They stand under a digest of everything they depend on: the artifact's files, the examples, the
 device, the threads, the versions of the libraries and the CPU. So answers are found again only
 where asking again would give the same ones.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tcompress.artifact import Artifact, is_artifact, write_text_atomically
-from tcompress.data import Examples
+from tcompress.data import Answer, Examples
 from tcompress.digests import document_digest
 from tcompress.errors import DataError
 from tcompress.machine import cpu_features, gpu_name, library_versions, usable_cpus
+from tcompress.tasks import Task
 from tcompress.workspace import reference_to
 
 from .accuracy import Predictions
+from .decoding import decoded
+from .engine_info import Layout
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+_TRUTHS = ("labels", "label_sets", "tags", "answers")
 
 
 @dataclass(frozen=True)
@@ -139,10 +148,14 @@ def read_answers(path: Path, like: Examples | None = None) -> tuple[Predictions,
     except (OSError, ValueError, KeyError, TypeError) as error:
         msg = f"{path}: no kept answers that can be read ({error}); run `tcompress evaluate` again"
         raise DataError(msg) from error
-    if like is not None and (like.ids, like.labels) != (examples.ids, examples.labels):
+    if like is not None and _truths(like) != _truths(examples):
         msg = f"{path}: answers other examples than {like.origin}; compare files of one evaluation"
         raise DataError(msg)
     return answers, examples
+
+
+def _truths(examples: Examples) -> tuple[Any, ...]:
+    return (examples.ids, *(getattr(examples, name) for name in _TRUTHS))
 
 
 def _parse(path: Path) -> tuple[dict[str, Any], Predictions, Examples]:
@@ -150,31 +163,100 @@ def _parse(path: Path) -> tuple[dict[str, Any], Predictions, Examples]:
     head, *lines = path.read_text(encoding="utf-8").splitlines()
     header, rows = json.loads(head), [json.loads(line) for line in lines]
     labels, truncated = tuple(header.pop("labels")), int(header.pop("truncated"))
-    logits = np.asarray([row["logits"] for row in rows], dtype=np.float32)
-    if logits.shape != (len(rows), len(labels)) or not rows:
+    task = Task(header.pop("task"))
+    examples = _examples(path, rows)
+    of_rows = [np.asarray(row["logits"], dtype=np.float32) for row in rows]
+    tokens = [row["tokens"] for row in rows]
+    known = None if None in tokens else np.asarray(tokens, dtype=np.int64)
+    if "spans" in rows[0]:
+        layout = _layout(rows, of_rows)
+        logits = np.concatenate([part.reshape(-1, len(labels)) for part in of_rows])
+        return header, Predictions(logits, labels, truncated, known, task, layout), examples
+    # of pairs that were asked apart, all first texts come before all second ones
+    logits = np.stack(of_rows)
+    logits = logits.swapaxes(0, 1).reshape(-1, logits.shape[-1]) if logits.ndim == 3 else logits
+    if logits.ndim != 2 or (labels and logits.shape[1] != len(labels)):
         msg = f"logits must have shape (examples, labels), got {logits.shape}"
         raise ValueError(msg)
-    tokens, names = ([row[key] for row in rows] for key in ("tokens", "label"))
-    examples = Examples(
+    return header, Predictions(logits, labels, truncated, known, task), examples
+
+
+def _layout(rows: list[dict[str, Any]], of_rows: list[npt.NDArray[np.float32]]) -> Layout:
+    counts = [len(part) for part in of_rows]
+    spans = [np.asarray(row["spans"], dtype=np.int64).reshape(-1, 2) for row in rows]
+    windows = [np.asarray(row["windows"], dtype=np.int64) for row in rows]
+    return Layout(
+        np.repeat(np.arange(len(rows)), counts), np.concatenate(windows), np.concatenate(spans)
+    )
+
+
+def _examples(path: Path, rows: list[dict[str, Any]]) -> Examples:
+    def column(name: str, make: Callable[[Any], Any] = str) -> tuple[Any, ...] | None:
+        values = [row.get(name) for row in rows]
+        return None if None in values else tuple(make(value) for value in values)
+
+    return Examples(
         origin=str(path),
         ids=tuple(row["id"] for row in rows),
-        labels=None if None in names else tuple(names),
+        labels=column("label"),
+        texts=column("text"),
+        text_pairs=column("text_pair"),
+        label_sets=column("label_set", tuple),
+        words=column("words", tuple),
+        tags=column("tags", tuple),
+        answers=column("answers", lambda found: tuple(Answer(*answer) for answer in found)),
         slices={name: tuple(row["slices"][name] for row in rows) for name in rows[0]["slices"]},
     )
-    known = None if None in tokens else np.asarray(tokens, dtype=np.int64)
-    return header, Predictions(logits, labels, truncated, known), examples
 
 
 def _lines(key: dict[str, Any], answers: Predictions, examples: Examples) -> Iterator[str]:
     header = {"labels": list(answers.labels), "truncated": answers.truncated}
-    yield json.dumps(key | header, sort_keys=True)
-    for i, (name, logits) in enumerate(zip(answers.names, answers.logits, strict=True)):
+    yield json.dumps(key | header | {"task": answers.task.value}, sort_keys=True)
+    predicted = decoded(answers, examples)
+    parts = _parts(answers, len(examples))
+    for i in range(len(examples)):
         line = {
             "id": examples.ids[i],
             "label": None if examples.labels is None else examples.labels[i],
-            "predicted": str(name),
-            "logits": [float(value) for value in logits],
+            "predicted": predicted[i] if predicted else None,
+            **parts[i],
+            **_right(answers.task, examples, i),
             "tokens": None if answers.tokens is None else int(answers.tokens[i]),
             "slices": {column: values[i] for column, values in examples.slices.items()},
         }
         yield json.dumps(line)
+
+
+def _parts(answers: Predictions, examples: int) -> list[dict[str, Any]]:
+    """Return the logits of each example, and what its rows stand for where it has several."""
+    layout, logits = answers.layout, answers.logits
+    if layout is None:
+        times = len(logits) // examples
+        pairs = logits.reshape(times, examples, -1).swapaxes(0, 1)
+        rows = pairs[:, 0] if times == 1 else pairs
+        return [{"logits": row.tolist()} for row in rows]
+    starts = np.searchsorted(layout.owners, np.arange(examples + 1))
+    return [
+        {
+            "logits": logits[first:last].tolist(),
+            "spans": layout.spans[first:last].tolist(),
+            "windows": layout.windows[first:last].tolist(),
+        }
+        for first, last in pairwise(starts)
+    ]
+
+
+def _right(task: Task, examples: Examples, i: int) -> dict[str, Any]:
+    """Return what it takes to score an answer again, besides a single label."""
+    found: dict[str, Any] = {}
+    if examples.label_sets is not None:
+        found["label_set"] = list(examples.label_sets[i])
+    if task is Task.TOKEN_CLASSIFICATION:
+        found["words"] = list((examples.words or ())[i])
+        found |= {} if examples.tags is None else {"tags": list(examples.tags[i])}
+    if task in (Task.QUESTION_ANSWERING, Task.EMBEDDING) and examples.texts is not None:
+        found["text"] = examples.texts[i]
+        found |= {} if examples.text_pairs is None else {"text_pair": examples.text_pairs[i]}
+    if examples.answers is not None:
+        found["answers"] = [list(answer) for answer in examples.answers[i]]
+    return found

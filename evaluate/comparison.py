@@ -81,8 +81,9 @@ def quality_answer(entry: Entry, margin: float) -> str:
             return f"Not known without labels: the answers correlate by {value_of(entry):.4f}."
         return f"Not known without labels: both answer {entry['agreement']:.1%} alike."
     low, high = interval["low"], interval["high"]
+    name, side = words_of(metric_of(entry)).name, "lower" if drop > 0 else "higher"
     told = (
-        f"its {words_of(metric_of(entry)).name} is {abs(drop):.4f} {'lower' if drop > 0 else 'higher'}, "
+        f"its {name} is {abs(drop):.4f} {side}, "
         f"a drop of {low:+.4f} to {high:+.4f}, each bound with 95 %"
     )
     return {

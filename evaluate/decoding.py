@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
 
 from tcompress.data import Examples
 from tcompress.tasks import Task
@@ -92,14 +93,14 @@ def _best_span(
 ) -> tuple[float, int, int]:
     """Return score, first and last row of a window's best answer."""
     real = spans[:, 0] >= 0
-    # scores: (first, last), allowed where last is not before first, nor far behind it
-    scores = logits[:, 0][:, None] + logits[:, 1][None]
-    gap = np.arange(len(logits))[None] - np.arange(len(logits))[:, None]
-    allowed = (gap >= 0) & (gap < _MOST_ANSWER_TOKENS) & real[:, None] & real[None]
-    allowed |= (gap == 0) & ~real
-    scores = np.where(allowed & np.isfinite(scores), scores, -np.inf)
-    first, last = np.unravel_index(int(scores.argmax()), scores.shape)
-    return float(scores[first, last]), int(first), int(last)
+    starts, ends = (np.where(real, side, -np.inf) for side in logits.T)
+    behind = np.concatenate([ends, np.full(_MOST_ANSWER_TOKENS - 1, -np.inf)])
+    # scores: (first, last - first); "no answer" is one row
+    scores = starts[:, None] + sliding_window_view(behind, _MOST_ANSWER_TOKENS)
+    scores[:, 0] = logits.sum(1)
+    scores = np.where(np.isfinite(scores), scores, -np.inf)
+    first, further = np.unravel_index(int(scores.argmax()), scores.shape)
+    return float(scores[first, further]), int(first), int(first + further)
 
 
 def _layout(predictions: Predictions) -> Layout:

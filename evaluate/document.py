@@ -18,6 +18,7 @@ from .conditions import CpuClock, read_conditions
 from .measurement import CONFIDENCE, Measurement, Subject
 from .pareto import Point, pareto_front
 from .slices import slice_notes
+from .task_quality import is_labelled
 from .tradeoff import NoiseFloor, Settings, measure_tradeoff
 
 SCHEMA_VERSION = 1
@@ -44,7 +45,7 @@ def measure_document(
         examples: The examples that accuracy is measured on.
         settings: How to measure.
         console: Where to show the progress.
-        margin: Smallest drop in accuracy that is not acceptable, a fraction.
+        margin: Smallest drop in the deciding metric that is not acceptable.
         split: The workspace's split that the examples are; None where they were named.
         gpu: Why no GPU is measured; None where one is.
         scores_file: What `score` wrote, or None.
@@ -80,7 +81,8 @@ def measure_document(
             "origin": examples.origin,
             "split": split,
             "examples": len(examples),
-            "labelled": examples.labels is not None,
+            "task": measured[0].engine.task,
+            "labelled": is_labelled(measured[0].engine.task, examples),
             "digest": examples.digest,
             "truncated": tradeoff.truncated,
         },
@@ -141,7 +143,7 @@ def _point(measurement: Measurement, baseline: Subject) -> Point:
     subject, quality = measurement.subject, measurement.quality
     return Point(
         latency_ms=measurement.latency.median_ms,
-        quality=next(iter(quality.metrics.values())),
+        quality=quality.metrics[quality.main],
         drop_upper=None if quality.drop_interval is None else quality.drop_interval.high,
         is_baseline=(subject.name, measurement.precision) == (baseline.name, baseline.precision),
         is_stale=subject.stale,

@@ -1,6 +1,7 @@
 """How good a candidate's answers are, and what became of the baseline's."""
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,17 @@ from .calibration import calibration_error, divergences, negative_log_likelihood
 from .flips import Flip, flipped_examples
 from .metrics import CLASSIFICATION, confusion
 from .noninferiority import PairedCounts, damage_bounds
+from .scored import scored_numbers
 from .scored_drop import metric_interval, scored_drop
 from .slices import ClassRecall, PartQuality, Right, length_buckets, slices_of
 from .statistics import Interval, accuracy_interval, bootstrap_intervals
-from .task_quality import alike, score_beside
+from .task_quality import (
+    ScoredPair,
+    alike,
+    found_by_class,
+    score_beside,
+    wholly_right,
+)
 
 METRICS = ("accuracy", "macro_f1", "mcc", "balanced_accuracy")
 """What is reported of a classifier; better when higher."""
@@ -108,11 +116,13 @@ class Quality:
 
     Attributes:
         metrics: Of classes `accuracy`, `macro_f1`, `mcc` and `balanced_accuracy`, of other tasks
-            those of `scored`; without labels `agreement` with the baseline.
+            those of `scored`; without labels `agreement` with the baseline, of numbers their
+            `correlation` with the baseline's.
         main: The metric that decides.
         displacement: How far the answers moved.
         intervals: 95 % interval of each metric; empty without labels.
-        pairs: Right and wrong answers beside the baseline's; None without labels.
+        pairs: Answers right in all their parts beside the baseline's; None without labels, and of
+            numbers and vectors.
         drop: How far the deciding metric fell below the baseline's; None without labels.
         drop_interval: Bounds of it, each with an error of 0.05; of the baseline itself exactly 0.
             None without labels.
@@ -177,7 +187,7 @@ def judge(candidate: Predictions, baseline: Predictions, examples: Examples) -> 
         return _judge_task(candidate, baseline, examples)
     moved = Displacement.between(baseline, candidate)
     if examples.labels is None:
-        return _without_labels(moved)
+        return _without_labels(candidate, baseline, moved)
     truth = label_indices(candidate.labels, examples).numpy()
     before, right = correctness(baseline, examples), correctness(candidate, examples)
     pairs = PairedCounts.from_correct(before, right)
@@ -193,14 +203,17 @@ def judge(candidate: Predictions, baseline: Predictions, examples: Examples) -> 
         drop=pairs.damage,
         drop_interval=Interval(0, 0, 1) if candidate is baseline else damage_bounds(pairs),
         likelihood=_likelihood(candidate, baseline, examples),
-        parts=_parts(candidate, examples, before, right),
+        parts=_parts(candidate, baseline, examples, before, right),
         flipped=tuple(flipped_examples(candidate, baseline, examples)),
     )
 
 
-def _without_labels(moved: Displacement) -> Quality:
-    agreement = 0.0 if moved.agreement is None else moved.agreement
-    return Quality({"agreement": agreement}, "agreement", moved)
+def _without_labels(candidate: Predictions, baseline: Predictions, moved: Displacement) -> Quality:
+    if moved.agreement is not None:
+        return Quality({"agreement": moved.agreement}, "agreement", moved)
+    numbers = scored_numbers(baseline.logits[:, 0], candidate.logits[:, 0])
+    value = float(np.nan_to_num(numbers.values()["pearson"]))
+    return Quality({"correlation": value}, "correlation", moved)
 
 
 def _judge_task(candidate: Predictions, baseline: Predictions, examples: Examples) -> Quality:
@@ -211,22 +224,58 @@ def _judge_task(candidate: Predictions, baseline: Predictions, examples: Example
     moved = Displacement(agreement, changed, None, None)
     pairs = score_beside(baseline, candidate, examples)
     if not pairs:
-        return _without_labels(moved)
+        return _without_labels(candidate, baseline, moved)
     first = pairs[0]
-    values = [pair.after.values() for pair in pairs]
-    drop = None if candidate is baseline else scored_drop(first.before, first.after, first.main)
-    return Quality(
-        metrics={name: value for found in values for name, value in found.items()},
+    metrics = {name: value for pair in pairs for name, value in pair.after.values().items()}
+    drop, bounds = _task_drop(first, is_baseline=candidate is baseline)
+    quality = Quality(
+        # A constant side correlates with nothing.
+        metrics={name: float(np.nan_to_num(value)) for name, value in metrics.items()},
         main=first.main,
         displacement=moved,
-        intervals={
-            name: metric_interval(pair.after, metric)
-            for pair in pairs
-            for name, metric in pair.after.metrics.items()
-        },
-        drop=0.0 if drop is None else drop.estimate,
-        drop_interval=Interval(0, 0, 1) if drop is None else drop.bounds,
+        intervals=_task_intervals(pairs),
+        drop=drop,
+        drop_interval=bounds,
     )
+    before, right = (wholly_right(side, examples) for side in (baseline, candidate))
+    if before is None or right is None:
+        return quality
+    return replace(
+        quality,
+        pairs=PairedCounts.from_correct(before, right),
+        parts=_parts(candidate, baseline, examples, before, right),
+        flipped=tuple(flipped_examples(candidate, baseline, examples)),
+    )
+
+
+def _task_intervals(pairs: Sequence[ScoredPair]) -> dict[str, Interval]:
+    """Return the intervals of all metrics, but for those that the bootstrap has no answer to."""
+    found = {
+        name: metric_interval(pair.after, metric)
+        for pair in pairs
+        for name, metric in pair.after.metrics.items()
+    }
+    return {
+        name: interval
+        for name, interval in found.items()
+        if np.isfinite([interval.low, interval.high]).all()
+    }
+
+
+def _task_drop(pair: ScoredPair, *, is_baseline: bool) -> tuple[float, Interval]:
+    """Return how far the deciding metric dropped, and bounds that are never beyond the possible."""
+    if is_baseline:
+        return 0.0, Interval(0, 0, 1)
+    found, most = scored_drop(pair.before, pair.after, pair.main), _largest_drop(pair.main)
+    values = np.nan_to_num([found.before, found.after])
+    low, high = np.clip([found.bounds.low, found.bounds.high], -most, most)
+    bounds = Interval(float(low), float(high), found.bounds.confidence)
+    return float(values[0] - values[1]), bounds
+
+
+def _largest_drop(metric: str) -> float:
+    """Return from how high to how low a metric can fall."""
+    return 2.0 if metric in ("pearson", "cosine") else 1.0
 
 
 def quality_from_answers(candidate_file: Path, baseline_file: Path) -> Quality:
@@ -257,12 +306,13 @@ def _likelihood(candidate: Predictions, baseline: Predictions, examples: Example
     return Likelihood(error, error_before, negative_log_likelihood(*sides[0]))
 
 
-def _parts(candidate: Predictions, examples: Examples, before: Right, right: Right) -> Parts:
-    truth = label_indices(candidate.labels, examples).numpy()
-    masks = {label: truth == i for i, label in enumerate(candidate.labels)}
+def _parts(
+    candidate: Predictions, baseline: Predictions, examples: Examples, before: Right, right: Right
+) -> Parts:
+    found, found_before = (found_by_class(side, examples) for side in (candidate, baseline))
     buckets = [] if candidate.tokens is None else length_buckets(candidate.tokens)
     return Parts(
-        tuple(ClassRecall.of(name, before[m], right[m]) for name, m in masks.items()),
+        tuple(ClassRecall.of(name, found_before[name], now) for name, now in found.items()),
         tuple(
             (part.column, part.value, PartQuality.of(before[part.members], right[part.members]))
             for part in slices_of(examples)

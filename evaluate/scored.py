@@ -160,6 +160,26 @@ def entities_of(tags: Sequence[str]) -> list[Entity]:
     return found
 
 
+def entity_words(entity: Entity, words: Sequence[str]) -> str:
+    """Return an entity for people: its kind and its words.
+
+    Args:
+        entity: The entity.
+        words: Words of the example.
+    """
+    return f"{entity.kind}: {' '.join(words[entity.start : entity.stop])}"
+
+
+def matches_answer(rights: Sequence[str], given: str) -> bool:
+    """Say whether an answer is one of the right ones, as exact match does.
+
+    Args:
+        rights: Right answers to a question; none, or an empty one, where there is none.
+        given: The answer, empty for none.
+    """
+    return any(_answer_scores(right, given)[0] == 1 for right in (rights or ("",)))
+
+
 def scored_answers(truth: Sequence[Sequence[str]], found: Sequence[str]) -> Scored:
     """Score answers to questions, each by the right answer that it is closest to.
 

@@ -1,18 +1,24 @@
 """Answers to other tasks than classification, scored beside the baseline's."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tcompress.data import Examples, label_index
+from tcompress.encoder import label_indices
 from tcompress.tasks import Task
 
-from .accuracy import Predictions
-from .decoding import decoded, decoded_label_sets
+from .accuracy import Predictions, correctness
+from .decoding import decoded, decoded_label_sets, decoded_tags
 from .engine_info import Layout
 from .scored import (
+    Entity,
     Scored,
+    entities_of,
+    matches_answer,
     scored_answers,
     scored_entities,
     scored_label_sets,
@@ -47,6 +53,8 @@ def is_labelled(task: Task, examples: Examples) -> bool:
         task: The task.
         examples: The examples.
     """
+    if task is Task.EMBEDDING:
+        return None not in (examples.labels, examples.texts, examples.text_pairs)
     right = {
         Task.MULTI_LABEL: examples.label_sets,
         Task.TOKEN_CLASSIFICATION: examples.tags,
@@ -89,6 +97,73 @@ def score_beside(
         pairs = []
     broken = _broken(candidate, len(examples))
     return [pair if not broken.any() else _failed(pair, broken) for pair in pairs]
+
+
+def wholly_right(predictions: Predictions, examples: Examples) -> npt.NDArray[np.bool_] | None:
+    """Say which examples were answered right in all their parts, `(examples,)`.
+
+    That is the class, exactly the labels, every tag, or one of the answers to a question.
+
+    Args:
+        predictions: Answers to these examples.
+        examples: The examples.
+
+    Returns:
+        None without right answers, and of numbers and vectors, which are never quite right.
+
+    Raises:
+        DataError: If a label is not known to the model.
+    """
+    task = predictions.task
+    if task in (Task.REGRESSION, Task.EMBEDDING) or not is_labelled(task, examples):
+        return None
+    if task is Task.CLASSIFICATION:
+        return correctness(predictions, examples)
+    found = decoded(predictions, examples)
+    if task is Task.MULTI_LABEL:
+        pairs = zip(examples.label_sets or (), found, strict=True)
+        return np.array([set(right) == set(given) for right, given in pairs])
+    if task is Task.TOKEN_CLASSIFICATION:
+        words = zip(examples.tags or (), found, strict=True)
+        return np.array([right == given for right, given in words])
+    texts = [[answer.text for answer in right] for right in examples.answers or ()]
+    return np.array([matches_answer(*pair) for pair in zip(texts, found, strict=True)])
+
+
+def found_by_class(
+    predictions: Predictions, examples: Examples
+) -> dict[str, npt.NDArray[np.bool_]]:
+    """Say of each class which of its occurrences were found, `(occurrences,)` by class.
+
+    Occurrences are examples with that label or, of words, entities of that kind.
+
+    Args:
+        predictions: Answers to these examples.
+        examples: The examples.
+
+    Returns:
+        Nothing where there are no classes or no right answers.
+    """
+    task = predictions.task
+    pairs: Iterable[tuple[Iterable[Any], Iterable[Any]]] = ()
+    names = list(predictions.labels)
+    if task is Task.CLASSIFICATION and examples.labels is not None:
+        truth = label_indices(predictions.labels, examples)
+        pairs = (([names[i]], [y]) for i, y in zip(truth, predictions.names, strict=True))
+    elif task is Task.MULTI_LABEL and examples.label_sets is not None:
+        pairs = zip(examples.label_sets, decoded_label_sets(predictions), strict=True)
+    elif task is Task.TOKEN_CLASSIFICATION and examples.tags is not None:
+        sides = examples.tags, decoded_tags(predictions, examples)
+        pairs = list(zip(*(map(entities_of, side) for side in sides), strict=True))
+        names = sorted({entity.kind for right, _ in pairs for entity in right})
+    else:
+        return {}
+    hits: dict[str, list[bool]] = {name: [] for name in names}
+    for right, given in pairs:
+        there = set(given)
+        for part in right:
+            hits[part.kind if isinstance(part, Entity) else part].append(part in there)
+    return {name: np.array(found, dtype=bool) for name, found in hits.items()}
 
 
 def agreeing(

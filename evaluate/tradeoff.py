@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from tcompress.console import Console
 from tcompress.data import Examples
 from tcompress.plan import CompressionPlan, unit_macs
 from tcompress.runtime import ONNX_KIND
 
-from .accuracy import Predictions, Watch, predict
+from .accuracy import Predictions, Watch, asked_inputs, input_lengths, predict
 from .answers import AnswerBook, Question
 from .conditions import foreign_load
 from .engine_info import EngineInfo
@@ -216,23 +215,21 @@ def _measure_device(
                 result = _time(seats, shape, budget_s, seed, console)
                 races[shape] = races[shape].then(result) if shape in races else result
             if settings.mix and number == 0:
-                tokens = answered[0].predictions.tokens
                 budget_s = device_s * _MIX_SHARE
-                mixes = _time_mixes(seats[:-1], examples, tokens, budget_s, seed, console)
+                mixes = _time_mixes(seats[:-1], examples, budget_s, seed, console)
     return _Found(answered, races, loads, mixes)
 
 
 def _time_mixes(
     seats: Sequence[Seat],
     examples: Examples,
-    tokens: npt.NDArray[np.int64] | None,
     budget_s: float,
     seed: int,
     console: Console,
 ) -> list[dict[str, Any]]:
     """Measure latencies on the data's own lengths: one by one, and in batches."""
-    if tokens is None:
-        return []
+    asked = asked_inputs(seats[0].engine, examples)
+    lengths, owners = input_lengths(seats[0].engine, asked)
     engines = {seat.entrant.key: seat.engine for seat in seats}
     entries = []
     for scenario in Scenario:
@@ -241,9 +238,10 @@ def _time_mixes(
             found = race_mix(
                 engines,
                 seats[0].entrant.key,
-                Mix.of(scenario, tokens, seed),
-                examples,
+                Mix.of(scenario, lengths, seed),
+                asked,
                 budget_s=budget_s / len(Scenario),
+                owners=owners,
                 seed=seed,
                 watch=partial(console.track, what=what),
             )
@@ -314,12 +312,12 @@ def plan_macs(plan: CompressionPlan, geometry: EngineInfo, tokens: int) -> int:
 def _ask(
     seats: Sequence[Seat], examples: Examples, book: AnswerBook, console: Console
 ) -> list[_Answered]:
-    """Measure accuracy; memory is read before, as the examples themselves take some."""
+    """Measure quality; memory is read before, as the examples themselves take some."""
     answered: list[_Answered] = []
     for seat in seats:
         entrant, engine = seat.entrant, seat.engine
         memory = engine.memory_peak_bytes()
-        what = f"accuracy of {entrant.key} on {entrant.device}"
+        what = f"answers of {entrant.key} on {entrant.device}"
         with console.step(what):
             found = _answers(entrant, engine, examples, book, partial(console.track, what=what))
         baseline = answered[0].predictions if answered else found

@@ -42,14 +42,14 @@ class Scenario(StrEnum):
 
 @dataclass(frozen=True)
 class Mix:
-    """Calls with real examples.
+    """Calls with real examples, or with windows of them where examples are asked about in those.
 
     Attributes:
         scenario: `single_stream`: one by one, in a random order; `offline`: all are there, so
             those of similar length share a call.
         batch: Most examples in a call.
-        calls: For every call, the positions of its examples in the data.
-        lengths: Tokens of every example, by its position.
+        calls: For every call, the positions of its inputs among those of all examples.
+        lengths: Tokens of every input, by its position.
     """
 
     scenario: Scenario
@@ -174,6 +174,7 @@ def race_mix(
     examples: Examples,
     *,
     budget_s: float,
+    owners: npt.NDArray[np.int64] | None = None,
     seed: int = 0,
     watch: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> dict[str, MixResult]:
@@ -188,6 +189,7 @@ def race_mix(
         examples: The examples.
         budget_s: When to stop at the latest; one round is made in any case, with 8 examples one
             by one or 32 at once.
+        owners: `(inputs,)`, the example of each input, ascending; None: one input per example.
         seed: Seed of the order within the rounds, and of the bootstrap.
         watch: Shows the progress over the rounds.
 
@@ -198,9 +200,12 @@ def race_mix(
         DataError: If the examples do not fit a model.
         MeasurementError: If an engine fails.
     """
-    handed = mix.positions
+    owners = np.arange(len(examples)) if owners is None else owners
+    chosen = list(dict.fromkeys(owners[list(mix.positions)].tolist()))
     for engine in engines.values():
-        engine.encode(examples.take(handed), mix.batch)
+        engine.encode(examples.take(chosen), mix.batch)
+    bounds = np.searchsorted(owners, [[example, example + 1] for example in chosen])
+    handed = [position for low, high in bounds.tolist() for position in range(low, high)]
     places = {position: place for place, position in enumerate(handed)}
     mix = _affordable(mix, engines.values(), places, budget_s)
     calls = _placed(mix, places)

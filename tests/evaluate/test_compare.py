@@ -128,6 +128,7 @@ def test_quality_is_answered_from_the_bounds_of_the_paired_drop(
         "accuracy_drop_interval": {"low": bounds.low, "high": bounds.high},
         "not_inferior": bounds.high < 0.01,
         "agreement": 0.9,
+        "metrics": {"accuracy": 0.8},
     }
     assert quality_answer(entry, 0.01).startswith(answer)
     unlabelled = entry | {"accuracy_drop_interval": None}
