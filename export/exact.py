@@ -98,7 +98,8 @@ def _onto_tokens(embedding: EmbeddingAnatomy, shared: Tensor) -> nn.Embedding:
     """Return the token table with a vector added to every row."""
     assert isinstance(embedding.tokens, nn.Embedding), "token types come with a token table"
     table = embedding.tokens.weight.detach() + shared / embedding.scale
-    return nn.Embedding.from_pretrained(table)
+    summed: nn.Embedding = nn.Embedding.from_pretrained(table)
+    return summed
 
 
 def without_token_types(encoder: Encoder) -> Encoder:

@@ -116,7 +116,7 @@ class Disentangled(ScoreTerms):
         if queries is not None:
             scores = k @ queries.to(k.dtype).mT  # (batch, heads, tokens, rows)
             found.append(scores.gather(-1, rows.mT.expand(*scores.shape[:-1], -1)).mT)
-        return self.scale * sum(found) if found else None
+        return self.scale * sum(found[1:], found[0]) if found else None
 
     def _rows(self, queries: int, tokens: int) -> Tensor:
         """Return the row of each pair of tokens, `(queries, tokens)`."""
@@ -171,7 +171,7 @@ class LiveDisentangled(Disentangled):
         if linear is None:
             return None
         flat: Tensor = linear(vectors.to(linear.weight.dtype))
-        return flat.unflatten(-1, (-1, self.head_size)).transpose(0, 1)
+        return flat.view(flat.shape[0], -1, self.head_size).transpose(0, 1)
 
 
 def _pair_products(*factors: object) -> int:
