@@ -1,3 +1,4 @@
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from transformers import DebertaV2Config
 
 from tcompress.compress.distillation import outputs_of
 from tcompress.compress.gating import masked
+from tcompress.compress.observers import AttentionMaps
 from tcompress.compress.product_inputs import channel_extremes
 from tcompress.compress.pruning import prune_
 from tcompress.compress.reconstruction import reconstruct_
@@ -219,3 +221,23 @@ def test_reconstruction_brings_the_answers_back_towards_those_of_the_whole(
 def test_every_layer_can_be_distilled(encoder: Encoder) -> None:
     outputs = outputs_of(encoder, encoder.anatomy, padded(encoder, *LENGTHS))
     assert [tuple(layer.shape) for layer in outputs.layers] == [(3, 40, 32)] * 3
+
+
+def test_observed_attention_maps_are_those_of_transformers(encoder: Encoder) -> None:
+    batch = padded(encoder, *LENGTHS)
+    real = torch.from_numpy(batch["attention_mask"]) == 1
+    maps = [AttentionMaps(layer, real) for layer in encoder.anatomy.layers]
+    with ExitStack() as hooks, torch.no_grad():
+        for each in maps:
+            hooks.enter_context(each.observing())
+        found = encoder.model(**tensors(batch), output_attentions=True).attentions
+    for each, attention in zip(maps, found, strict=True):
+        confidence = (attention.amax(-1) * real[:, None]).sum(-1)
+        torch.testing.assert_close(each.confidence, confidence, rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_openvino_runs_what_is_left_of_the_positions(encoder: Encoder, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    prune_(encoder, uneven(encoder))
+    assert write_export(encoder, "openvino", tmp_path)["parity"]["max_abs_difference"] < 1e-5
