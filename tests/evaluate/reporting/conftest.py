@@ -1,10 +1,15 @@
 import copy
+import json
 import random
 from collections.abc import Callable
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
+
+SCHEMA = Path(__file__).parents[3] / "docs" / "schema" / "report.schema.json"
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -107,6 +112,15 @@ def measurement(name: str, latency_ms: float, accuracy: float, **changes: Any) -
 
 def interval(middle: float, width: float) -> dict[str, float]:
     return {"low": middle - width, "high": middle + width, "confidence": _CONFIDENCE}
+
+
+@pytest.fixture
+def faults() -> Callable[[dict[str, Any]], list[str]]:
+    """Return where a document breaks the published schema."""
+    validator = Draft202012Validator(json.loads(SCHEMA.read_text("utf-8")))
+    return lambda document: [
+        e.json_path + ": " + e.message for e in validator.iter_errors(document)
+    ]
 
 
 @pytest.fixture

@@ -14,15 +14,6 @@ Document = dict[str, Any]
 SCHEMA = Path(__file__).parents[3] / "docs" / "schema" / "report.schema.json"
 
 
-@pytest.fixture
-def faults() -> Callable[[Document], list[str]]:
-    """Return where a document breaks the published schema."""
-    validator = Draft202012Validator(json.loads(SCHEMA.read_text("utf-8")))
-    return lambda document: [
-        e.json_path + ": " + e.message for e in validator.iter_errors(document)
-    ]
-
-
 def test_published_schema_is_a_schema():
     Draft202012Validator.check_schema(json.loads(SCHEMA.read_text("utf-8")))
 
