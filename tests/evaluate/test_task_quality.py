@@ -179,7 +179,7 @@ def test_questions_are_measured_by_their_windows_and_the_report_names_their_metr
     state = load_file(source / "model.safetensors")
     save_file({k: v * 1.1 for k, v in state.items()}, tmp_path / "other" / "model.safetensors")
     baseline, candidate = compared_subjects(source, tmp_path / "other")
-    settings = Settings(tmp_path / "answers", budget_s=0.5)
+    settings = Settings(tmp_path / "answers", budget_s=0.1, threads=1)
     examples, console = long_contexts(), Console(quiet=True)
     document = measure_document(baseline, [candidate], examples, settings, console, margin=0.01)
     validator = Draft202012Validator(json.loads(SCHEMA.read_text("utf-8")))
