@@ -319,10 +319,10 @@ def _show(console: "Console", report: "GateReport") -> None:
         ("check", "verdict", "estimate", "bound", "limit", "n"),
         [(one_line(check.name), check.verdict.value, *_cells(check)) for check in report.checks],
     )
-    counts = report.facts["counts"]
-    console.show(
-        f"Right before, wrong now: {counts['lost']:,}. The other way: {counts['gained']:,}."
-    )
+    if (counts := report.facts.get("counts")) is not None:
+        console.show(
+            f"Right before, wrong now: {counts['lost']:,}. The other way: {counts['gained']:,}."
+        )
     for line in (*report.advice, *(f"Note: {note}." for note in report.notes)):
         console.show(one_line(line))
 
