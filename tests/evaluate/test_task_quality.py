@@ -169,6 +169,19 @@ def test_numbers_without_right_ones_are_held_against_the_sources() -> None:
     assert (quality.drop, quality.to_json()["agreement"]) == (None, None)
 
 
+def test_a_constant_candidate_has_numbers_that_json_can_hold() -> None:
+    truth = np.arange(40, dtype=np.float32)
+    before = Predictions(truth[:, None], ("score",), 0, None, Task.REGRESSION)
+    ids = tuple(map(str, range(40)))
+    examples = Examples("test", ids, labels=tuple(map(str, truth)), texts=ids)
+    quality = judge(replace(before, logits=0 * before.logits), before, examples)
+    assert quality.metrics["pearson"] == 0
+    assert quality.drop == pytest.approx(1)
+    assert quality.drop_interval is not None
+    assert (quality.drop_interval.low, quality.drop_interval.high) == (-2, 2)  # nothing is known
+    json.dumps(quality.to_json(), allow_nan=False)
+
+
 def test_questions_are_measured_by_their_windows_and_the_report_names_their_metric(
     tmp_path: Path,
     model_directories: Callable[[str], Path],
