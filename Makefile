@@ -44,8 +44,9 @@ typecheck:
 	cd .typing && $(BIN)/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache -p tcompress \
 		| sed -E 's#^tcompress/(compress|export|evaluate)/#\1/#'
 
+# A process per core: tests use one thread each, and time nothing.
 test:
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
 
 # What looks at transformers, in one environment; with OTHER, checkpoints cross both ways, too.
 test-line:
@@ -53,7 +54,7 @@ test-line:
 		tests/families tests/tcompress/test_encoder.py tests/tcompress/test_embedder.py \
 		tests/tcompress/test_pruned_checkpoints.py tests/compress/test_pruning.py \
 		tests/compress/test_scoring.py tests/export/test_formats.py tests/export/test_interop.py \
-		$(PYTEST_ARGS)
+		-n auto $(PYTEST_ARGS)
 
 support:
 	$(BIN)/python benchmarks/support_table.py $(BIN)/python $(OTHER)
