@@ -83,7 +83,7 @@ def init(
       tcompress init my.module:build --weights ./my-weights --data reviews.csv
       tcompress init --demo digits
     """
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     from tcompress.loading import load_encoder
     from tcompress.retasked import retasked
@@ -99,8 +99,6 @@ def init(
         config = prepare_demo(demo, common.console).config
     else:
         named = settled(_required_model(model), directory / "model")
-        if task is not None:
-            named = retasked(named, Task(task), directory / "model")
         config = WorkspaceConfig(
             model=str(named.resolve()),
             data=DataConfig(
@@ -118,7 +116,10 @@ def init(
             seed=common.seed or 0,
         )
         given = ctx.get_parameter_source("label_column") is not ParameterSource.DEFAULT
-        _check(Workspace(directory, config), needs_labels=given)
+        _check(Workspace(directory, config), task, needs_labels=given)
+        if task is not None:
+            named = retasked(named, Task(task), directory / "model", replace=force)
+            config = replace(config, model=str(named.resolve()))
     workspace = Workspace.create(directory, config, replace=force)
     if common.console.as_json:
         document = {"schema_version": 1, "workspace": str(directory.resolve()), **asdict(config)}
@@ -140,6 +141,8 @@ def init(
         f"init: {encoder.anatomy.family} for {encoder.task}, {len(encoder.anatomy.layers)} layers, "
         f"{heads} heads{labels}; {sizes} examples"
     )
+    if not splits.train.labelled:
+        common.console.say("init: no labels in the data; answers are compared with the model's own")
     if splits.dropped:
         common.console.warn(f"{splits.dropped} examples left out: they also occur in a later split")
 
@@ -174,12 +177,12 @@ def _place(path: Path) -> str:
     return str(path if is_hub_name(path) else path.resolve())
 
 
-def _check(workspace: "Workspace", *, needs_labels: bool) -> None:
+def _check(workspace: "Workspace", task: str | None, *, needs_labels: bool) -> None:
     """Open model and data once, so that mistakes show now and not an hour later."""
     from tcompress.loading import load_encoder
     from tcompress.tasks import decision_of
 
-    encoder = load_encoder(workspace.model_directory)
+    encoder = load_encoder(workspace.model_directory, task)
     splits = workspace.splits()
     for examples in (splits.train, splits.validation, splits.test):
         some = examples.take(range(min(_TRIED, len(examples))))

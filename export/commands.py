@@ -15,6 +15,7 @@ from tcompress.options import (
     refuse_typed,
     stage_options,
 )
+from tcompress.tasks import Task
 
 if TYPE_CHECKING:
     from tcompress.console import Console
@@ -153,9 +154,21 @@ def export(
     run.show(
         done,
         f"export: {kind} in {done.manifest.precision}, {done.model_bytes / 1e6:.1f} MB; parity "
-        f"over {parity['examples']} inputs: logits within {parity['max_abs_difference']:.2g}, "
-        f"mean KL {parity['mean_kl']:.2g}, clear decisions agree in {parity['agreement']:.1%}",
+        f"over {parity['examples']} inputs: {_closeness(done.manifest.task, parity)}",
     )
+
+
+def _closeness(task: Task, parity: dict[str, Any]) -> str:
+    """Return how close a file's answers are, in what a task's answers are compared by."""
+    moved, divergence, agreement = (
+        parity[key] for key in ("max_abs_difference", "mean_kl", "agreement")
+    )
+    if task is Task.EMBEDDING:
+        return f"vectors within {moved:.2g}, mean cosine {1 - divergence:.6f}"
+    if task is Task.REGRESSION:
+        return f"numbers within {moved:.2g}"
+    close = f"logits within {moved:.2g}, mean KL {divergence:.2g}"
+    return close if agreement is None else f"{close}, clear decisions agree in {agreement:.1%}"
 
 
 def _real_examples(run: "StageRun", encoder: "Encoder") -> "tuple[Batch, ...]":

@@ -104,7 +104,7 @@ def write_export(
     }
     if not traced:
         details["transforms"] = asdict(AppliedTransforms.between(encoder.anatomy, deployed))
-    real, limits = (*examples, *calibration), limits_for(encoder.plan)
+    real, limits = (*examples, *calibration), limits_for(encoder.plan, encoder.task)
     with opener(kind, directory, deployed.input_names) as served:
         parity = check_parity(encoder, served.predict, limits, real, random_inputs=not calibration)
         executed = served.operators()

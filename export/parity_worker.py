@@ -43,7 +43,7 @@ class ServedFile:
             batch: The batch.
 
         Returns:
-            Its logits, `(batch, labels)` float32.
+            What `Encoder.predict` returns, as the file computes it, float32.
         """
         return self._predict(batch)
 

@@ -31,12 +31,18 @@ def inspect(path: Path, common: Common) -> None:
         document: dict[str, Any] = {
             "schema_version": 1,
             "kind": "model",
+            "task": encoder.task.value,
             "parent": None,
             "plan": encoder.plan.summary(),
             "verified": False,
             "labels": list(encoder.labels),
         }
-        _show(console, path, document, ["a model directory; tcompress did not write it"])
+        _show(
+            console,
+            path,
+            document,
+            [f"a model directory for {encoder.task}; tcompress did not write it"],
+        )
         return
     artifact = Artifact(path, Manifest.read(path))
     manifest, faults = artifact.manifest, artifact.faults()

@@ -2,9 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+from .artifact import is_artifact
+from .digests import file_digest
 from .encoder import CONFIG_FILE, WEIGHTS_FILE, copy_carried_files, read_config
-from .errors import RequestError
+from .errors import OutputExistsError, RequestError
 from .factories import link
 from .tasks import Task, infer_task
 
@@ -15,31 +18,52 @@ _PROBLEMS = {
 }
 
 
-def retasked(directory: Path, task: Task, target: Path) -> Path:
+def retasked(directory: Path, task: Task, target: Path, *, replace: bool) -> Path:
     """Make a model directory that says the task; it holds a link to the weights.
 
     Args:
         directory: A model directory.
         task: What the model was trained for.
         target: Where to make it.
+        replace: Whether another model may be replaced there.
 
     Returns:
-        The new directory; the old one where it says the task already.
+        The new directory; the old one where it says the task already, as artifacts do.
 
     Raises:
         ModelError: If the directory is none of a model.
-        RequestError: If the model has a head for another task.
+        OutputExistsError: If another model is there and may not be replaced.
+        RequestError: If the model has a head for another task, or stands at the target itself.
     """
+    if is_artifact(directory):
+        return directory
     if not (directory / CONFIG_FILE).is_file():
         msg = f"{directory}: --task is for models with a {CONFIG_FILE}; leave it out"
         raise RequestError(msg)
     config = read_config(directory)
     if infer_task(directory, config, task) is infer_task(directory, config):
         return directory
+    if target.resolve() == directory.resolve():
+        msg = f"{directory}: made by an earlier --task; name the model that it was made from"
+        raise RequestError(msg)
+    document = _document(directory) | {"problem_type": _PROBLEMS[task]}
+    weights = (directory / WEIGHTS_FILE).resolve()
+    if target.exists() and not (replace or _holds(target, document, weights)):
+        msg = f"{target}: another model is here already; pass --force to replace it"
+        raise OutputExistsError(msg)
     target.mkdir(parents=True, exist_ok=True)
     copy_carried_files(directory, target)
-    document = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
-    document["problem_type"] = _PROBLEMS[task]
     (target / CONFIG_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    link((directory / WEIGHTS_FILE).resolve(), target / WEIGHTS_FILE)
+    link(weights, target / WEIGHTS_FILE)
     return target
+
+
+def _document(directory: Path) -> Any:
+    return json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
+
+
+def _holds(directory: Path, document: Any, weights: Path) -> bool:
+    names = (directory / CONFIG_FILE, directory / WEIGHTS_FILE)
+    if not all(name.is_file() for name in names) or _document(directory) != document:
+        return False
+    return file_digest(names[1]) == file_digest(weights)

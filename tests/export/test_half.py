@@ -63,7 +63,9 @@ def test_half_answers_in_a_process_without_tcompress(bert: Encoder, tmp_path: Pa
         directory = tmp_path / f"{kind}-{precision}"
         directory.mkdir()
         write_export(bert, kind, directory)
-        limits[str(directory / MODEL_FILES[kind])] = limits_for(bert.plan).max_abs_difference
+        limits[str(directory / MODEL_FILES[kind])] = limits_for(
+            bert.plan, bert.task
+        ).max_abs_difference
     words = ["-I", "-W", "ignore", "-c", ANSWER, str(tmp_path / "batch.npz"), *limits]
     subprocess.run([sys.executable, *words], check=True)
     for file, limit in limits.items():

@@ -14,6 +14,7 @@ from tcompress.artifact import (
 )
 from tcompress.errors import ArtifactError, OutputExistsError, StorageError
 from tcompress.plan import CompressionPlan
+from tcompress.tasks import Task
 
 PLAN = CompressionPlan.dense((2,), (4,))
 
@@ -120,13 +121,29 @@ def test_what_another_process_wrote_meanwhile_is_not_replaced(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "change", [{"files": None}, {"files": {"x": 3}}, {"created": 5}, {"recipe": []}, {"kind": 1}]
+    "change",
+    [
+        {"files": None},
+        {"files": {"x": 3}},
+        {"created": 5},
+        {"recipe": []},
+        {"kind": 1},
+        {"task": "poetry"},
+    ],
 )
 def test_a_manifest_of_wrong_types_is_refused(tmp_path: Path, change: dict) -> None:
     path = _write(tmp_path / "a").directory / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ArtifactError, match="not a manifest that can be read"):
         Artifact.open(tmp_path / "a")
+
+
+def test_manifests_from_before_there_were_tasks_are_of_classifiers(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a").directory / "manifest.json"
+    document = json.loads(path.read_text())
+    del document["task"]
+    path.write_text(json.dumps(document))
+    assert Artifact.open(tmp_path / "a").manifest.task is Task.CLASSIFICATION
 
 
 def test_an_artifact_is_replaced_only_when_allowed(tmp_path: Path) -> None:
