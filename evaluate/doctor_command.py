@@ -1,5 +1,6 @@
 """The `doctor` command: what this machine can do, and what will therefore not be faster."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -26,7 +27,7 @@ _CERTAIN = 0.95
     default=10.0,
     help="Seconds to time one encoder against itself.",
 )
-@common_options
+@partial(common_options, floors=False)
 def doctor(quick: bool, noise_s: float, common: Common) -> None:
     """Say what this machine has, and what will be fast here and what will not.
 
@@ -63,12 +64,17 @@ def _document(
 ) -> dict[str, Any]:
     from dataclasses import asdict
 
+    from tcompress.floors import faults, floors
     from tcompress.machine import has_fast_bf16, has_int8_dot
 
-    features = machine["cpu_features"]
+    features, held = machine["cpu_features"], floors()
     return {
         "schema_version": 1,
         "machine": machine,
+        "floors": {
+            "needs": {floor.name: floor.needs for floor in held},
+            "faults": faults(held),
+        },
         "fast": {
             "int8 on the CPU": has_int8_dot(features),
             "bf16 training on the CPU": has_fast_bf16(features),
@@ -132,6 +138,7 @@ def _show(console: "Console", document: dict[str, Any]) -> None:
         ("GPU", machine["gpu"] or "no"),
         ("OpenVINO", _openvino_words(machine["versions"])),
         ("engine for int8", _ENGINE_ADVICE),
+        ("floors", _floors_words(document["floors"])),
         *machine["versions"].items(),
     ]
     for name, value in rows:
@@ -172,6 +179,10 @@ def _noise_words(noise: dict[str, Any]) -> str:
         f"noise floor: an encoder came out {noise['low'] - 1:+.1%} to {noise['high'] - 1:+.1%} "
         f"faster than itself\n             a difference below {width:.1%} says nothing here"
     )
+
+
+def _floors_words(floors: dict[str, Any]) -> str:
+    return "; ".join(floors["faults"]) or f"hold for {', '.join(floors['needs'])}"
 
 
 def _openvino_words(versions: dict[str, str]) -> str:

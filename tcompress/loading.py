@@ -6,6 +6,7 @@ from .artifact import ENCODER_KIND, Artifact, is_artifact
 from .encoder import Encoder, open_encoder
 from .errors import ModelError, RequestError
 from .factories import house, is_factory, trust
+from .floors import check_floors
 from .runtime import ExportedEncoder, open_exported
 from .tasks import Task, check_task
 
@@ -36,7 +37,9 @@ def load(
         ModelError: If the directory cannot be opened as a model.
         ArtifactError: If it is an artifact whose digests do not hold.
         RequestError: If it is for another task.
+        MachineError: If torch or another library is too old to open files of unknown origin.
     """
+    check_floors()
     if trust_module is not None:
         trust(trust_module)
     if isinstance(path, str) and is_factory(path):

@@ -288,16 +288,21 @@ def _gather(
     return decorated
 
 
-def common_options(function: Function) -> Function:
+def common_options(function: Function, *, floors: bool = True) -> Function:
     """Add what every command has, `--workspace` to `--weights`; it gets `common`.
 
     Args:
         function: The command.
+        floors: Whether it refuses to run with libraries that are too old.
     """
 
     def common(
         workspace: Path | None, seed: int | None, as_json: bool, quiet: bool, **_own_module: Any
     ) -> Common:
+        if floors:
+            from .floors import check_floors
+
+            check_floors()
         return Common(workspace, seed, Console(as_json=as_json, quiet=quiet))
 
     options = {
