@@ -55,6 +55,12 @@ _DISTILLING_RATE = 1e-4
     help="Stop after so many epochs without improvement; else go on to the end.",
 )
 @click.option(
+    "--vary-texts",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    help="Fraction of texts that each epoch cuts, joins or thins anew; needs a teacher.",
+)
+@click.option(
     "--distill/--no-distill",
     default=None,
     help="Learn from the unpruned model, too; the default where the encoder is pruned.",
@@ -83,6 +89,7 @@ def finetune(
     device: str,
     accumulate: int,
     patience: int | None,
+    vary_texts: float,
     distill: bool | None,
     teacher: Path | None,
     temperature: float,
@@ -99,10 +106,14 @@ def finetune(
     agreement with the teacher. The encoder as it came counts as epoch 0. A run that was killed
     continues after its last finished epoch when it is started again.
 
+    Where texts are few, or to be met in many forms, as by an encoder of vectors, --vary-texts
+    makes more of them. Labels do not hold for them, so the teacher alone is learned from.
+
     \b
     Example:
       tcompress finetune
       tcompress finetune --epochs 2 --freeze-layers 3 --precision bf16
+      tcompress finetune --epochs 8 --learning-rate 4e-4 --vary-texts 0.7
       tcompress finetune --teacher ./my-bert --temperature 4 --patience 1 --epochs 5
     """
     from tcompress.stages import StageRun
@@ -131,6 +142,7 @@ def finetune(
         seed=run.seed,
         accumulate=accumulate,
         patience=patience,
+        vary_texts=vary_texts,
     )
     distillation = Distillation(temperature=temperature)
     done = Recovery(run, recipe, device, from_whom, distillation).artifact()

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -29,7 +29,7 @@ from .questions import Questions
 _BATCHES_PER_BUCKET = 32
 # Left out of a recipe's JSON while they are at these values, so that recipes from before they
 # existed keep their digests.
-_LATER_FIELDS = {"accumulate": 1, "patience": None}
+_LATER_FIELDS = {"accumulate": 1, "patience": None, "vary_texts": 0.0}
 
 
 class TrainingPrecision(StrEnum):
@@ -55,6 +55,8 @@ class FinetuneRecipe:
         seed: Of shuffling and dropout.
         accumulate: Batches per step; their gradients add up to that of one large batch.
         patience: Epochs without improvement after which to stop, or None to go on to the end.
+        vary_texts: Fraction of the texts that each epoch replaces by new ones; then the teacher
+            alone says what is right.
     """
 
     epochs: int = 1
@@ -67,6 +69,7 @@ class FinetuneRecipe:
     seed: int = 0
     accumulate: int = 1
     patience: int | None = None
+    vary_texts: float = 0.0
 
     def __post_init__(self) -> None:
         """Coerce the mode and check the numbers."""
@@ -76,6 +79,9 @@ class FinetuneRecipe:
             raise RequestError(msg)
         if self.accumulate < 1 or (self.patience is not None and self.patience < 1):
             msg = f"accumulate and patience must be at least 1: {self}"
+            raise RequestError(msg)
+        if not 0 <= self.vary_texts <= 1:
+            msg = f"vary_texts must be a fraction, got {self.vary_texts}"
             raise RequestError(msg)
 
     @property
@@ -99,10 +105,12 @@ class Split:
     Attributes:
         encoded: The inputs.
         labels: What is right, `(rows, ...)`, as the task says; None where that is not known.
+        variant: Returns the inputs of an epoch, by its number; None for the same in all.
     """
 
     encoded: Encoded
     labels: Tensor | None
+    variant: Callable[[int], Encoded] | None = None
 
     def __len__(self) -> int:
         return len(self.encoded.lengths)
@@ -187,8 +195,9 @@ def finetune_(
     check_precision(encoder, recipe.precision)
     if teacher is not None:
         teacher.check(encoder)
-    elif train.labels is None or validation.labels is None:
-        msg = "fine-tuning without labels needs a teacher: --distill, or --teacher DIR"
+    elif train.labels is None or validation.labels is None or train.variant is not None:
+        what = "without labels" if train.variant is None else "on varied texts"
+        msg = f"fine-tuning {what} needs a teacher: --distill, or --teacher DIR"
         raise RequestError(msg)
     with threads_for(encoder.parameters), frozen(encoder, recipe.freeze_layers) as trainable:
         training = _Training(encoder, train, validation, recipe, teacher, trainable)
@@ -259,7 +268,11 @@ class _Training:
     def _epoch(self, progress: Progress) -> None:
         number = len(self.history)
         self.encoder.model.train(self.objective.dropout)
-        batches = _shuffled(self.train.encoded.lengths, self.recipe.step_size, self.rng)
+        encoded = self.train.encoded
+        if self.train.variant is not None:
+            encoded = self.train.variant(number)
+            self.objective = self.objective.over(encoded)
+        batches = _shuffled(encoded.lengths, self.recipe.step_size, self.rng)
         steps = []
         what = f"fine-tuning, epoch {number} of {self.recipe.epochs}"
         for rows in progress(batches, what, self.steps_per_epoch):
@@ -379,7 +392,8 @@ def _optimizer(
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": recipe.weight_decay},
         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate)
+    # fused: the tables of a small encoder would cost a quarter of the step
+    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
     warm = max(1, round(recipe.warmup * steps))
 
     def factor(step: int) -> float:

@@ -1,6 +1,8 @@
 """The training loss: from labels, from a teacher, or from both."""
 
+from copy import copy
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -66,6 +68,16 @@ class Objective:
         self._teacher = teacher
         self._scales = torch.empty(0) if teacher is None else token_scales(teacher, encoded)
         self._weights = {"task": 1.0} if teacher is None else teacher.recipe.weights
+
+    def over(self, encoded: Encoded) -> Self:
+        """Return the same objective on other examples, for the teacher alone to answer.
+
+        Args:
+            encoded: The examples.
+        """
+        other = copy(self)
+        other._encoded, other._labels = encoded, None
+        return other
 
     @property
     def dropout(self) -> bool:

@@ -1,6 +1,6 @@
 """Fine-tuning from artifact to artifact: finds the teacher, resumes, and says what it brought."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ from tcompress.encoder import Encoder
 from tcompress.errors import RequestError
 from tcompress.loading import load_encoder
 from tcompress.machine import library_versions
+from tcompress.preprocessing import Encoded
 from tcompress.stages import StageRun
 from tcompress.tasks import decision_of
 from tcompress.workspace import reference_to
 
+from .augmentation import check_variable, varied
 from .checkpoint import Checkpoint, checkpoint_path
 from .distillation import Distillation, Teacher, unpruned_ancestor
 from .finetuning import Epoch, FinetuneRecipe, Split, finetune_, kept_epoch
@@ -87,7 +89,7 @@ class Recovery:
         depends_on = [key, reference_to(self.run.directory).digest, library_versions()]
         history = finetune_(
             encoder.to(self.device),
-            self._split(encoder, train),
+            self._varied(encoder, train, self._split(encoder, train)),
             self._split(encoder, validation),
             self.recipe,
             self.run.console.track,
@@ -121,6 +123,19 @@ class Recovery:
         if targets is None:
             self.run.console.say(f"finetune: {examples.origin} has no labels; the teacher answers")
         return Split(encoded, targets)
+
+    def _varied(self, encoder: Encoder, examples: Examples, split: Split) -> Split:
+        fraction = self.recipe.vary_texts
+        if not fraction:
+            return split
+        check_variable(examples)
+
+        def variant(epoch: int) -> Encoded:
+            return encoder.preprocessor.encode(
+                varied(examples, fraction, (self.recipe.seed, epoch))
+            )
+
+        return replace(split, variant=variant)
 
 
 def closing_line(artifact: Artifact) -> str:
