@@ -9,6 +9,7 @@ import click
 
 from . import __version__
 from .errors import InputError, MachineError, RequestError, TcompressError
+from .interruption import Interruption, leaving_nothing
 from .lazy_group import LazyGroup
 
 EXIT_UNEXPECTED = 1
@@ -74,6 +75,8 @@ class CommandLine(LazyGroup):
             raise
         except BrokenPipeError:
             raise  # click ends quietly when the reader of stdout is gone
+        except Interruption as asked:
+            _fail(str(asked), asked.exit_code)
         except KeyboardInterrupt:
             _fail("interrupted", EXIT_INTERRUPTED)
         except TcompressError as error:
@@ -111,7 +114,8 @@ Exit codes:
     4  gate: inconclusive, not enough evidence
     5  bad or unsafe input
     6  environment or I/O (missing extra, disk full, no GPU)
-  130  interrupted
+  130  interrupted (Ctrl-C)
+  143  terminated (SIGTERM)
 """
 
 
@@ -156,4 +160,5 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         # A log that knows ASCII only must not end a run that took an hour.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    cli(prog_name="tcompress")
+    with leaving_nothing():
+        cli(prog_name="tcompress")
