@@ -77,6 +77,12 @@ _DISTILLING_RATE = 1e-4
     default=2.0,
     help="Softens the answers of both while they are compared.",
 )
+@click.option(
+    "--logits-weight",
+    type=click.FloatRange(0),
+    default=1.0,
+    help="Of the teacher's answers, beside its tokens at 1.",
+)
 @stage_options
 @data_options
 @common_options
@@ -93,6 +99,7 @@ def finetune(
     distill: bool | None,
     teacher: Path | None,
     temperature: float,
+    logits_weight: float,
     stage: StageOptions,
     data: DataOptions,
     common: Common,
@@ -113,7 +120,7 @@ def finetune(
     Example:
       tcompress finetune
       tcompress finetune --epochs 2 --freeze-layers 3 --precision bf16
-      tcompress finetune --epochs 8 --learning-rate 4e-4 --vary-texts 0.7
+      tcompress finetune --epochs 8 --learning-rate 4e-4 --vary-texts 0.7 --logits-weight 3
       tcompress finetune --teacher ./my-bert --temperature 4 --patience 1 --epochs 5
     """
     from tcompress.stages import StageRun
@@ -144,7 +151,7 @@ def finetune(
         patience=patience,
         vary_texts=vary_texts,
     )
-    distillation = Distillation(temperature=temperature)
+    distillation = Distillation(temperature=temperature, logits_weight=logits_weight)
     done = Recovery(run, recipe, device, from_whom, distillation).artifact()
     run.show(done, closing_line(done))
 
