@@ -1,0 +1,65 @@
+"""A process that has imported everything, and forks for every command line it is given.
+
+A command spends most of its first seconds on imports; hundreds of commands are killed in the tests.
+Reads a JSON line per command from its standard input, answers with the child's id, and then with
+how it ended. Run as a script.
+"""
+
+import json
+import os
+import signal
+import sys
+from importlib import import_module
+
+MODULES = (
+    "compress.score_command",
+    "compress.prune_stage",
+    "compress.finetuning",
+    "compress.recovery",
+    "compress.mixed_stage",
+    "compress.init_command",
+    "export.exporting",
+    "export.serving",
+    "evaluate.commands",
+    "evaluate.document",
+    "evaluate.gating.command",
+)
+
+
+def _become(request: dict) -> None:
+    """Turn this process into one that was started with a command line."""
+    os.chdir(request["cwd"])
+    os.umask(request["umask"])
+    os.environ.update(request["env"])
+    for name in request["without"]:
+        os.environ.pop(name, None)
+    for stream, path in ((0, os.devnull), (1, request["stdout"]), (2, request["stderr"])):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        os.dup2(handle, stream)
+        os.close(handle)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.argv = ["tcompress", *request["words"]]
+
+
+def main() -> None:
+    for name in MODULES:
+        import_module(f"tcompress.{name}")
+    from transformers import BertForSequenceClassification  # noqa: F401 - lazy otherwise
+
+    from tcompress.cli import main as tcompress
+
+    replies = os.fdopen(os.dup(1), "w")
+    for line in sys.stdin:
+        request = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            replies.close()
+            _become(request)
+            tcompress()
+            return
+        print(child, file=replies, flush=True)
+        print(os.waitpid(child, 0)[1], file=replies, flush=True)
+
+
+if __name__ == "__main__":
+    main()
