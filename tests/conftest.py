@@ -1,6 +1,7 @@
 import json
 import os
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Tiny models on busy machines: a second thread only waits.
@@ -22,10 +23,13 @@ from transformers import (
     RobertaConfig,
 )
 
+from tcompress import worker_process
 from tcompress.cli import cli
 from tcompress.encoder import Encoder, open_encoder
 from tcompress.plan import CompressionPlan, LayerPlan
 from tcompress.transformer import ARCHITECTURE_FILE, TransformerClassifier, TransformerSpec
+
+from .engine_forks import Forking
 
 WORDS = [
     "a",
@@ -71,6 +75,20 @@ _SPECS = {
     "torch-no-bias": {"bias": False, "norm_first": True, "batch_first": False},
 }
 MODEL_KINDS = (*_CONFIGS, *_SPECS)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    Forking.allow(item.get_closest_marker("fresh_engines") is None)
+    return (yield)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _forked_engines() -> Iterator[None]:
+    worker_process.subprocess = Forking
+    yield
+    worker_process.subprocess = subprocess
+    Forking.close()
 
 
 @pytest.fixture(autouse=True)

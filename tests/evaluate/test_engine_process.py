@@ -17,6 +17,8 @@ from tcompress.errors import DeviceError, MeasurementError
 from tcompress.evaluate.accuracy import predict
 from tcompress.evaluate.engine_process import EngineProcess
 
+pytestmark = pytest.mark.fresh_engines
+
 WORDS = ("good", "bad", "film", "not", "very", "a")
 
 

@@ -1,0 +1,66 @@
+"""The process that engines of the tests fork from; run as a script, see `engine_forks`."""
+
+import gc
+import os
+import pickle
+import select
+import signal
+import socket
+import sys
+from importlib import import_module
+
+_IMPORTED = (
+    "torch",
+    "transformers.models.bert.modeling_bert",
+    "tcompress.loading",
+    "tcompress.compress.precision",
+    "tcompress.evaluate.worker",
+)
+_MESSAGE_BYTES, _STREAMS = 1 << 17, 4
+
+
+def _become(module: str, env: dict[str, str], folder: str, streams: list[int]) -> None:
+    """Turn this process into one that was started with a module."""
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(env)
+    sys.path += env.get("PYTHONPATH", "").split(os.pathsep)
+    for number, handle in enumerate(streams):
+        os.dup2(handle, number)
+    os.closerange(3, max(streams) + 1)
+    signal.set_wakeup_fd(-1)
+    import_module(module).main()
+
+
+def main() -> None:
+    requests = socket.socket(fileno=int(sys.argv[1]))
+    for name in _IMPORTED:
+        import_module(name)
+    gc.collect()
+    gc.freeze()
+    ends: dict[int, tuple[int, int]] = {}  # where to say how a process ended, by its pidfd
+    while True:
+        for ready in select.select([requests, *ends], [], [])[0]:
+            if ready is requests:
+                message, streams, *_ = socket.recv_fds(requests, _MESSAGE_BYTES, _STREAMS)
+                if not message:
+                    return
+                if (child := os.fork()) == 0:
+                    *own, _ = streams
+                    _become(*pickle.loads(message), own)
+                    return
+                *own, end = streams
+                for handle in own:
+                    os.close(handle)
+                requests.send(str(child).encode())
+                ends[os.pidfd_open(child)] = child, end
+            else:
+                child, end = ends.pop(ready)
+                code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+                os.write(end, str(code).encode())
+                os.close(end)
+                os.close(ready)
+
+
+if __name__ == "__main__":
+    main()
