@@ -4,10 +4,11 @@ Systems differ in what they tell. What cannot be read is None, and never an erro
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
@@ -90,14 +91,18 @@ class Conditions:
 
 
 def read_conditions(
-    since: CpuClock, foreign_load: float, *, gpu: bool = False, root: Path = _ROOT
+    since: CpuClock,
+    foreign_load: float,
+    *,
+    gpu: Mapping[str, Any] = MappingProxyType({}),
+    root: Path = _ROOT,
 ) -> Conditions:
     """Read what the machine is like, at the end of measuring.
 
     Args:
         since: The clock as measuring began.
         foreign_load: The most that `foreign_load` found meanwhile.
-        gpu: Whether a GPU was measured.
+        gpu: What `read_gpu` found.
         root: Where `sys` and `proc` are mounted.
     """
     cpus = usable()
@@ -109,7 +114,7 @@ def read_conditions(
         temperature_c=_temperature_c(),
         steal=since.steal_until(CpuClock.read()),
         foreign_load=foreign_load,
-        **(_gpu() if gpu else {}),
+        **gpu,
     )
 
 
@@ -183,8 +188,12 @@ def _temperature_c() -> float | None:
     return max(found, default=None)
 
 
-def _gpu() -> dict[str, Any]:
-    """Read the GPU that engines use, by its driver alone: CUDA would take memory on it."""
+def read_gpu() -> dict[str, Any]:
+    """Read the GPU that engines use, by its driver alone: CUDA would take memory on it.
+
+    Returns:
+        The fields of `Conditions` that could be read; the driver's library is in the extra `gpu`.
+    """
     import torch
 
     readers: dict[str, Callable[[int], Any]] = {

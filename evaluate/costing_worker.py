@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from tcompress.worker_process import serve
 
-from .worker import open_pytorch, time_calls
+from .torch_engine import open_pytorch
+from .worker import time_calls
 
 if TYPE_CHECKING:
     from tcompress.compress.cost import Serving

@@ -72,9 +72,7 @@ def measure_document(
             "load_before": load,
             "load_after": list(psutil.getloadavg()),
             "started": started,
-            "conditions": read_conditions(
-                clock, tradeoff.foreign_load, gpu="cuda" in settings.devices
-            ).to_json(),
+            "conditions": read_conditions(clock, tradeoff.foreign_load, gpu=tradeoff.gpu).to_json(),
             **_noise(tradeoff.noise),
         },
         "data": {

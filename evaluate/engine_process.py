@@ -137,6 +137,21 @@ class EngineProcess(WorkerProcess):
         """
         return list(self.ask("time", calls=calls, warmup=warmup))
 
+    def kernels(self, calls: int, warmup: int) -> list[int]:
+        """Measure calls by the GPU's own clock, without the copies to and from it.
+
+        Args:
+            calls: Measured calls.
+            warmup: Calls before them.
+
+        Returns:
+            Duration of each measured call, in ns; nothing on a CPU.
+
+        Raises:
+            MeasurementError: If the process failed.
+        """
+        return list(self.ask("kernels", calls=calls, warmup=warmup))
+
     def mix(self, positions: Sequence[Sequence[int]], warmup: int) -> list[int]:
         """Measure a call with each of several batches of the examples that were handed over.
 

@@ -9,7 +9,7 @@ Where there are many candidates, a round has several blocks, each with turns of 
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -81,6 +81,7 @@ class Race:
             and block.
         half_width: How well every speed-up was to be known.
         seed: Seed of the bootstrap.
+        kernels_ns: Duration of calls by the GPU's own clock, per contender; empty on a CPU.
     """
 
     turns: dict[str, tuple[Turn, ...]]
@@ -88,6 +89,7 @@ class Race:
     ratios: dict[str, tuple[tuple[float, ...], ...]]
     half_width: float = WANTED_HALF_WIDTH
     seed: int = 0
+    kernels_ns: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @cached_property
     def speedups(self) -> dict[str, Speedup]:
@@ -124,6 +126,7 @@ class Race:
             self,
             turns={name: turns + later[name] for name, turns in self.turns.items()},
             ratios={name: blocks + other.ratios[name] for name, blocks in self.ratios.items()},
+            kernels_ns={name: ns + other.kernels_ns[name] for name, ns in self.kernels_ns.items()},
         )
 
 

@@ -71,6 +71,7 @@ class Latency:
         device: `cpu` or `cuda`.
         versions: Versions of the libraries that computed.
         stability: How steady the calls were; None where they were not timed in turns.
+        kernels_ns: Duration of calls by the GPU's own clock, without copies; none on a CPU.
     """
 
     samples_ns: tuple[int, ...]
@@ -79,6 +80,7 @@ class Latency:
     device: str
     versions: Mapping[str, str]
     stability: Stability | None = None
+    kernels_ns: tuple[int, ...] = ()
 
     @property
     def n(self) -> int:
@@ -105,6 +107,7 @@ class Latency:
         return (
             {name: round(value, 5) for name, value in figures.items()}
             | steady
+            | self._kernels_to_json()
             | {
                 "n": self.n,
                 "warmup": self.warmup,
@@ -113,6 +116,12 @@ class Latency:
                 "samples": [round(sample / _NS_PER_MS, 4) for sample in self.samples_ns],
             }
         )
+
+    def _kernels_to_json(self) -> dict[str, Any]:
+        if not self.kernels_ns:
+            return {}
+        median = round(float(np.median(self.kernels_ns)) / _NS_PER_MS, 5)
+        return {"kernels": {"median": median, "n": len(self.kernels_ns)}}
 
 
 class SpeedVerdict(StrEnum):

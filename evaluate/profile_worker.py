@@ -129,7 +129,7 @@ def _profile_onnx(
 def _profile_pytorch(encoder: "Encoder", inputs: "Batch") -> "OperatorProfile":
     from torch.profiler import ProfilerActivity, profile
 
-    from .worker import open_pytorch
+    from .torch_engine import open_pytorch
 
     predict = open_pytorch(encoder, "cpu", "plan")
     runs = _run_count(lambda: predict(inputs))

@@ -1,6 +1,6 @@
 """Accuracy against latency: every artifact on its own engine, beside the source model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from tcompress.runtime import ONNX_KIND
 
 from .accuracy import Predictions, Watch, asked_inputs, input_lengths, predict
 from .answers import AnswerBook, Question
-from .conditions import foreign_load
+from .conditions import foreign_load, read_gpu
 from .engine_info import EngineInfo
 from .engine_process import EngineProcess
 from .entrants import Entrant, enter
@@ -32,6 +32,7 @@ _USUAL_TOKENS = 128
 # Load by other programs from which on a report warns.
 _FOREIGN_LOAD = 0.15
 _MIX_SHARE = 1 / 3
+_KERNEL_TURNS, _KERNEL_CALLS = 6, 10
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ class Tradeoff:
         mixes: Entries of the report's `mixes`: latencies on the data's own lengths.
         operators: Entries of the report's `operators`: where the time goes.
         foreign_load: Most of the CPUs that other programs kept busy before a race, a fraction.
+        gpu: What `read_gpu` found right after the last race on a GPU.
         truncated: How many examples were longer than the source model's positions.
         notes: What a reader should know, one line each.
     """
@@ -103,6 +105,7 @@ class Tradeoff:
     mixes: tuple[dict[str, Any], ...]
     operators: tuple[dict[str, Any], ...]
     foreign_load: float
+    gpu: dict[str, Any]
     truncated: int
     notes: tuple[str, ...]
 
@@ -128,12 +131,14 @@ class _Found:
         races: Latencies, by batch and tokens.
         loads: How busy other programs were before each race, as fractions of the CPUs.
         mixes: Latencies on the data's own lengths, as the report has them.
+        gpu: What a GPU was like right after the last race.
     """
 
     answered: list[_Answered]
     races: dict[tuple[int, int], Race]
     loads: list[float]
     mixes: list[dict[str, Any]]
+    gpu: dict[str, Any]
 
 
 def measure_tradeoff(
@@ -157,6 +162,7 @@ def measure_tradeoff(
     """
     measured, noise, mixes, operators, notes = [], [], [], [], []
     truncated, load = 0, 0.0
+    gpu: dict[str, Any] = {}
     for device in settings.devices:
         entrants, left_out = enter(device, baseline, candidates)
         if left_out:
@@ -169,6 +175,7 @@ def measure_tradeoff(
             noise.append(NoiseFloor(device, *shape, result.speedups[_CONTROL]))
             notes += _doubts(device, shape, result) + _drift_doubts(device, shape, result)
         mixes += found.mixes
+        gpu |= found.gpu
         load = max(load, *found.loads)
         notes += _load_doubts(device, max(found.loads))
         if settings.mix and device == "cpu":
@@ -179,6 +186,7 @@ def measure_tradeoff(
         mixes=tuple(mixes),
         operators=tuple(operators),
         foreign_load=load,
+        gpu=gpu,
         truncated=truncated,
         notes=tuple(notes),
     )
@@ -192,6 +200,7 @@ def _measure_device(
     races: dict[tuple[int, int], Race] = {}
     loads: list[float] = []
     mixes: list[dict[str, Any]] = []
+    gpu: dict[str, Any] = {}
     device_s = settings.budget_s / len(settings.devices)
     shapes_s = device_s * (1 - _MIX_SHARE if settings.mix else 1)
 
@@ -214,10 +223,12 @@ def _measure_device(
                 budget_s = shapes_s / len(shapes) / settings.processes
                 result = _time(seats, shape, budget_s, seed, console)
                 races[shape] = races[shape].then(result) if shape in races else result
+            if entrants[0].device == "cuda":
+                gpu = read_gpu()
             if settings.mix and number == 0:
                 budget_s = device_s * _MIX_SHARE
                 mixes = _time_mixes(seats[:-1], examples, budget_s, seed, console)
-    return _Found(answered, races, loads, mixes)
+    return _Found(answered, races, loads, mixes, gpu)
 
 
 def _time_mixes(
@@ -350,14 +361,25 @@ def _time(
     for seat in seats:
         seat.engine.fix(*shape, seed=seed)
     what = f"latency on {seats[0].entrant.device} at batch {shape[0]}, {shape[1]} tokens"
+    engines = dict(zip(names, (seat.engine for seat in seats), strict=True))
     with console.step(f"{what} (at most {budget_s:.0f} s)"):
-        return race(
-            dict(zip(names, (seat.engine for seat in seats), strict=True)),
+        result = race(
+            engines,
             names[0],
             budget_s=budget_s,
             seed=seed,
             watch=partial(console.track, what=what),
         )
+        return replace(result, kernels_ns=_kernels(engines))
+
+
+def _kernels(engines: Mapping[str, EngineProcess]) -> dict[str, tuple[int, ...]]:
+    """Measure everyone by the GPU's own clock, in turns; on a CPU there is nothing to measure."""
+    taken: dict[str, list[int]] = {name: [] for name in engines}
+    for turn in range(_KERNEL_TURNS):
+        for name in sorted(engines, reverse=turn % 2 == 1):
+            taken[name] += engines[name].kernels(_KERNEL_CALLS, warmup=2)
+    return {name: tuple(samples) for name, samples in taken.items()}
 
 
 def _measurement(
@@ -381,6 +403,7 @@ def _measurement(
             device=info.device,
             versions=info.versions,
             stability=_stability(result.turns[key]),
+            kernels_ns=result.kernels_ns.get(key, ()),
         ),
         speedup=result.speedups.get(key) or Speedup.of_baseline(),
         quality=item.quality,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tcompress.runtime import ExportedEncoder, Predict
 
     from .engine_info import EngineInfo, Layout
+    from .torch_engine import TorchEngine
 
 ValueT = TypeVar("ValueT")
 _LIBRARIES = {"onnxruntime": ("onnxruntime",), "openvino": ("openvino",)}
@@ -34,6 +35,7 @@ class Worker:
     def __init__(self) -> None:
         self._preprocessor: Preprocessor | None = None
         self._predict: Predict | None = None
+        self._torch: TorchEngine | None = None
         self._encoded: Encoded | None = None
         self._batches: list[list[int]] = []
         self._fixed: Batch = {}
@@ -52,12 +54,14 @@ class Worker:
         from tcompress.loading import load
         from tcompress.runtime import ExportedEncoder
 
+        from .torch_engine import open_pytorch
+
         torch.set_num_threads(threads)
         opened = load(directory)
         if isinstance(opened, ExportedEncoder):
             self._predict = _exported_on(opened, device)
         else:
-            self._predict = open_pytorch(opened, device, precision)
+            self._predict = self._torch = open_pytorch(opened, device, precision)
         self._preprocessor = opened.preprocessor
         gc.collect()
         gc.freeze()
@@ -127,6 +131,18 @@ class Worker:
             Duration of each measured call, in ns.
         """
         return time_calls(_known(self._predict), self._fixed, calls, warmup)
+
+    def kernels(self, calls: int, warmup: int) -> list[int]:
+        """Measure calls with the fixed batch by the GPU's own clock.
+
+        Args:
+            calls: Measured calls.
+            warmup: Calls before them.
+
+        Returns:
+            Duration of each measured call, in ns; nothing on a CPU.
+        """
+        return [] if self._torch is None else self._torch.kernels_ns(self._fixed, calls, warmup)
 
     def mix(self, positions: Sequence[Sequence[int]], warmup: int) -> list[int]:
         """Measure a call with each of several batches of the prepared examples.
@@ -201,47 +217,6 @@ def _exported_on(exported: "ExportedEncoder", device: str) -> "Predict":
         msg = f"{exported.directory}: exported files are measured on the CPU only"
         raise DeviceError(msg)
     return exported.predict
-
-
-def open_pytorch(encoder: "Encoder", device: str, precision: str) -> "Predict":
-    """Make an encoder ready to answer in PyTorch, as its plan says.
-
-    Args:
-        encoder: The encoder; int8 projections are replaced in place.
-        device: `cpu` or `cuda`.
-        precision: `bf16` or `fp16` to convert it; otherwise its plan counts.
-
-    Returns:
-        A function from a batch to logits, `(batch, labels)` float32, in main memory.
-
-    Raises:
-        DeviceError: If there is no such device.
-    """
-    import torch
-
-    from tcompress.encoder import logits_of
-
-    model = encoder.to(device).model.eval()
-    if encoder.plan.precision != "fp32":
-        from tcompress.compress.precision import apply_precision_
-
-        apply_precision_(encoder)
-        model = encoder.model
-    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-    if half is not None:
-        model.to(half)
-
-    def predict(batch: "Batch") -> Any:
-        # Straight to the model: the baseline must not pay for this project's conveniences.
-        with torch.inference_mode():
-            tensors = {name: torch.from_numpy(array).to(device) for name, array in batch.items()}
-            if half is not None:
-                tensors = {
-                    n: t.to(half) if t.is_floating_point() else t for n, t in tensors.items()
-                }
-            return logits_of(model, tensors).float().cpu().numpy()
-
-    return predict
 
 
 def _describe(opened: "Encoder | ExportedEncoder", device: str, threads: int) -> "EngineInfo":

@@ -116,6 +116,11 @@ class View:
         return list(self.summary.rows[:_MOST_ROWS])
 
     @property
+    def on_gpu(self) -> bool:
+        """Whether some calls were measured by a GPU's own clock."""
+        return any("kernels" in row.raw["latency_ms"] for row in self.rows)
+
+    @property
     def moves(self) -> list[Move]:
         """How far answers moved, as far as it is known for this task."""
         return [move for move in _MOVES if self.summary.knows(move.key)]

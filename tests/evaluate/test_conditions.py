@@ -11,6 +11,7 @@ from tcompress.evaluate.conditions import (
     cgroup_cpus,
     foreign_load,
     read_conditions,
+    read_gpu,
     usable,
 )
 
@@ -79,7 +80,7 @@ def test_governor_and_turbo_are_read(tmp_path, file, text, on):
 
 
 def test_what_cannot_be_read_is_null_and_no_error(tmp_path):
-    found = read_conditions(CpuClock.read(), 0.25, gpu=True, root=tmp_path).to_json()
+    found = read_conditions(CpuClock.read(), 0.25, gpu=read_gpu(), root=tmp_path).to_json()
     assert found["affinity"] == list(usable())
     assert found["foreign_load"] == 0.25
     for name in ("cgroup_cpus", "governor", "turbo"):
@@ -111,7 +112,7 @@ def test_load_of_others_is_that_of_the_usable_cpus_alone(monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_gpu_is_read_where_its_driver_tells():
     pytest.importorskip("pynvml", reason="torch reads the GPU through nvidia-ml-py")
-    found = read_conditions(CpuClock.read(), 0.0, gpu=True)
+    found = read_conditions(CpuClock.read(), 0.0, gpu=read_gpu())
     assert found.gpu_clock_mhz > 0
     assert found.gpu_temperature_c > 0
     assert found.gpu_memory_bytes > 0

@@ -145,6 +145,18 @@ def test_names_from_files_are_only_ever_text(
     assert len(html.encode()) < 500_000
 
 
+def test_time_in_kernels_has_a_column_where_a_gpu_told_it(
+    full: Document, faults: Callable[[Document], list[str]], parse_page: type
+):
+    assert "in kernels, ms" not in parse_page(render_html(full)).text
+    full["measurements"][1]["device"] = "cuda"
+    full["measurements"][1]["latency_ms"]["kernels"] = {"median": 2.71, "n": 60}
+    page = parse_page(render_html(full)).text
+    assert "in kernels, ms" in page
+    assert "2.71" in page
+    assert faults(full) == []
+
+
 def test_report_is_the_same_every_time(full: Document):
     assert render_html(full) == render_html(copy.deepcopy(full))
 
