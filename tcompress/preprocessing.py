@@ -12,7 +12,14 @@ from .data import Examples
 from .encoded import ATTENTION_MASK, Array, Batch, Encoded, Unit, real_tokens
 from .errors import DataError, ModelError, RequestError
 from .images import PatchPreprocessor
-from .tokenizing import Tokenized, tokenize_questions, tokenize_texts, tokenize_words
+from .intake import check_tokenizer
+from .tokenizing import (
+    Tokenized,
+    one_line_of,
+    tokenize_questions,
+    tokenize_texts,
+    tokenize_words,
+)
 from .transformer import ARCHITECTURE_FILE, TensorInputs, TransformerSpec
 
 __all__ = [
@@ -122,7 +129,8 @@ class TextPreprocessor:
             RequestError: If they are text pairs and those cannot be read.
         """
         self._check_kind(examples)
-        tokenized = self._tokenize(examples, self.max_tokens)
+        with one_line_of(f"{self.tokenizer.name_or_path}: the tokenizer cannot read the texts"):
+            tokenized = self._tokenize(examples, self.max_tokens)
         rows = tokenized.columns["input_ids"]
         self._check_ids(rows)
         lengths = np.asarray([len(row) for row in rows], dtype=np.int64)
@@ -373,11 +381,10 @@ def open_preprocessor(
     if not has_tokenizer:
         msg = f"{directory}: no tokenizer files in it (tokenizer.json, vocab.txt, ...)"
         raise ModelError(msg)
-    try:
+    kind = check_tokenizer(directory, TOKENIZER_FILES, vocab_size)
+    with one_line_of(f"{directory}: the tokenizer cannot be opened"):
         tokenizer = _open_tokenizer(directory)
-    except Exception as error:  # the tokenizer's parsers raise many kinds
-        msg = f"{directory}: the tokenizer cannot be opened: {str(error).splitlines()[0]}"
-        raise ModelError(msg) from error
+    _check_opened(directory, tokenizer, vocab_size, kind)
     limits = [tokenizer.model_max_length, max_positions or tokenizer.model_max_length]
     if spec_path.is_file():
         limits.append(TransformerSpec.read(spec_path).max_positions)
@@ -386,6 +393,32 @@ def open_preprocessor(
     taken = {"input_ids": True, TOKEN_TYPES: token_types, ATTENTION_MASK: masked}
     names = tuple(name for name in wanted if name in available and taken[name])
     return TextPreprocessor(tokenizer, names, int(min(limits)), vocab_size, pairs, Unit(unit))
+
+
+def _check_opened(directory: Path, tokenizer: Any, vocab_size: int, kind: str | None) -> None:
+    """Raise where every text would fail or lose its meaning, whatever it says."""
+    found = type(tokenizer.backend_tokenizer.model).__name__
+    if kind not in (None, found):
+        msg = (
+            f"{directory}: {type(tokenizer).__name__} has a vocabulary of kind {found}, its "
+            f"tokenizer.json one of kind {kind}; correct 'tokenizer_class' in tokenizer_config.json"
+        )
+        raise ModelError(msg)
+    if "input_ids" not in tokenizer.model_input_names:
+        msg = f"{directory}: the tokenizer gives {tokenizer.model_input_names}, not 'input_ids'"
+        raise ModelError(msg)
+    if vocab_size and (pad := tokenizer.pad_token_id) is not None and pad >= vocab_size:
+        msg = (
+            f"{directory}: padding has token id {pad}, the model's table has {vocab_size} rows: "
+            "the tokenizer belongs to another model"
+        )
+        raise ModelError(msg)
+    if (added := tokenizer.num_special_tokens_to_add(pair=True)) >= tokenizer.model_max_length:
+        msg = (
+            f"{directory}: the tokenizer adds {added} tokens to every text, and cuts at "
+            f"{tokenizer.model_max_length}"
+        )
+        raise ModelError(msg)
 
 
 def _open_tokenizer(directory: Path) -> Any:

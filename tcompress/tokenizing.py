@@ -1,5 +1,7 @@
 """Texts, words and questions as token ids, with what each token stands for."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +10,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from .data import Examples
 from .encoded import NO_SPAN, Indices
-from .errors import DataError, ModelError
+from .errors import DataError, ModelError, TcompressError
 
 
 @dataclass
@@ -26,6 +28,31 @@ class Tokenized:
     owners: Indices | None = None
     cuts: tuple[Indices, ...] | None = None
     parts: tuple[Indices, ...] | None = None
+
+
+@contextmanager
+def one_line_of(what: str) -> Iterator[None]:
+    """Make a `ModelError` of whatever a tokenizer raises; a panic of its parsers is no Exception.
+
+    Args:
+        what: What could not be done, as the start of the message.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ModelError: If the tokenizer raises anything.
+    """
+    try:
+        yield
+    except TcompressError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        msg = f"{what}: {reason}; take the model's tokenizer files from where it came"
+        raise ModelError(msg) from error
 
 
 def tokenize_texts(tokenizer: Any, examples: Examples, max_tokens: int | None) -> Tokenized:

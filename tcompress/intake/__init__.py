@@ -1,5 +1,6 @@
 """What is checked about files before their bytes reach a parser."""
 
 from .json_documents import parse_json, read_json
+from .tokenizer_files import check_tokenizer
 
-__all__ = ["parse_json", "read_json"]
+__all__ = ["check_tokenizer", "parse_json", "read_json"]

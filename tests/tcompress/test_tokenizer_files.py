@@ -1,0 +1,175 @@
+import base64
+import json
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tcompress.data import Examples
+from tcompress.errors import ModelError
+from tcompress.intake.tokenizer_files import repeats_in_repeats
+from tcompress.preprocessing import open_preprocessor
+
+EXAMPLES = Examples("d.csv", ("0",), texts=("the film was good",))
+
+
+@pytest.fixture
+def directory(tmp_path: Path, model_directories: Callable[[str], Path]) -> Path:
+    return Path(shutil.copytree(model_directories("bert"), tmp_path / "bert"))
+
+
+def _edit(path: Path, change: Callable[[Any], object]) -> None:
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+def _read(directory: Path, rows: int = 20) -> None:
+    opened = open_preprocessor(directory, max_positions=40, vocab_size=rows, token_types=True)
+    opened.encode(EXAMPLES)
+
+
+def _normalizer(document: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
+    return lambda found: found.update(normalizer=document)
+
+
+def _charsmap(raw: bytes) -> Callable[[dict[str, Any]], None]:
+    encoded = base64.b64encode(raw).decode()
+    return _normalizer({"type": "Precompiled", "precompiled_charsmap": encoded})
+
+
+def _replace(content: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": {"String": "a"}, "content": content}
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "says"),
+    [
+        pytest.param("tokenizer.json", lambda d: d["model"].update(vocab={}), "no voc", id="empty"),
+        pytest.param(
+            "tokenizer.json",
+            lambda d: d["model"]["vocab"].update(film=20),
+            "goes to token id 20, the model's table has 20 rows",
+            id="vocabulary larger than the table",
+        ),
+        pytest.param(
+            "tokenizer.json",
+            lambda d: d["model"]["vocab"].update(film=-1),
+            "-1 is no token id",
+            id="negative id",
+        ),
+        pytest.param(
+            "tokenizer.json",
+            lambda d: d["added_tokens"][0].update(id=1 << 40),
+            "holds the id 1099511627776",
+            id="huge id",
+        ),
+        pytest.param("tokenizer.json", _charsmap(b"ab"), "an index leads out", id="short map"),
+        pytest.param(
+            "tokenizer.json",
+            _charsmap(struct.pack("<II", 4, 0x00FFFC00) + b"abc\0"),
+            "an index leads out of it",
+            id="map that leads out",
+        ),
+        pytest.param(
+            "tokenizer.json",
+            _normalizer({"type": "Sequence", "normalizers": [_replace("aa")] * 40}),
+            "make a text over 64 times as long",
+            id="replacements that double",
+        ),
+        pytest.param(
+            "tokenizer.json",
+            lambda d: d.update(
+                pre_tokenizer={
+                    "type": "Split",
+                    "pattern": {"Regex": "(x+x+)+y"},
+                    "behavior": "Isolated",
+                    "invert": False,
+                }
+            ),
+            r"repeats what itself repeats",
+            id="catastrophic pattern",
+        ),
+        pytest.param(
+            "tokenizer_config.json",
+            lambda d: d.update(auto_map={"AutoTokenizer": ["own.Tokenizer", None]}),
+            "'auto_map' asks for code",
+            id="auto_map",
+        ),
+        pytest.param(
+            "tokenizer_config.json",
+            lambda d: d.update(tokenizer_file="/etc/hosts"),
+            "names '/etc/hosts', which is not the model's",
+            id="file outside",
+        ),
+        pytest.param(
+            "tokenizer_config.json",
+            lambda d: d.update(model_max_length=-5),
+            "must be at least 1, got -5",
+            id="negative length",
+        ),
+        pytest.param(
+            "tokenizer_config.json",
+            lambda d: d.update(model_max_length=2),
+            "adds 3 tokens to every text, and cuts at 2",
+            id="no room",
+        ),
+        pytest.param(
+            "tokenizer_config.json",
+            lambda d: d.update(model_input_names=["x"]),
+            "not 'input_ids'",
+            id="no inputs",
+        ),
+    ],
+)
+def test_harmful_tokenizer_is_one_line(
+    directory: Path, name: str, change: Callable[[Any], object], says: str
+) -> None:
+    _edit(directory / name, change)
+    with pytest.raises(ModelError, match=says) as caught:
+        _read(directory)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_a_tokenizer_raises_of_a_text_is_one_line(directory: Path) -> None:
+    _edit(directory / "tokenizer.json", lambda d: d["model"].update(unk_token="[NONE]"))
+    opened = open_preprocessor(directory, max_positions=40, vocab_size=20, token_types=True)
+    with pytest.raises(ModelError, match=r"cannot read the texts: WordPiece error: Missing"):
+        opened.encode(Examples("d.csv", ("0",), texts=("unheard",)))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_line_ends_of_a_vocabulary_are_no_part_of_its_tokens(directory: Path, end: str) -> None:
+    document = json.loads((directory / "tokenizer.json").read_text())
+    (directory / "tokenizer.json").unlink()
+    (directory / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    lines = end.join(document["model"]["vocab"]) + end
+    (directory / "vocab.txt").write_bytes(lines.encode())
+    opened = open_preprocessor(directory, max_positions=40, vocab_size=20, token_types=True)
+    ids = opened.encode(EXAMPLES).collate([0])["input_ids"]
+    assert ids.tolist() == [[2, 5, 6, 7, 8, 3]]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+        r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*",
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}]*[\p{Ll}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}",
+        r" ?[^(\s|[.,!?])]+",
+        r"\p{N}{1,3}(?=(?:\p{N}{3})*\b)",
+        " {2,}",
+    ],
+)
+def test_patterns_of_known_models_are_taken(pattern: str) -> None:
+    assert not repeats_in_repeats(pattern)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["(a+)+$", "(?:a|aa)+b", "((a+)b)*", r"(\w+\s?)*!", "([a-z]+){2,}", "(x?a+){10}"]
+)
+def test_patterns_that_try_every_way_are_not(pattern: str) -> None:
+    assert repeats_in_repeats(pattern)
