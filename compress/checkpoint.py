@@ -1,23 +1,26 @@
-"""A training run that was killed goes on where its last finished epoch ended."""
+"""A stage that was killed goes on where its last finished epoch or phase ended."""
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
 from tcompress.artifact import STAGING_PREFIX
-from tcompress.errors import StorageError
+from tcompress.errors import InputError, RequestError, StorageError
 
+_SUFFIX = ".checkpoint"
+_STAGING_SUFFIX = ".tmp"
 State = dict[str, Any]
 """Tensors, numbers and strings in dictionaries and lists."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The file that holds the state of an unfinished training run.
+    """The file that holds the state of an unfinished run.
 
     Attributes:
         path: Where it is, or is to be.
@@ -51,7 +54,7 @@ class Checkpoint:
         Raises:
             StorageError: If the file system refuses.
         """
-        staging = self.path.with_name(f"{self.path.name}.tmp")
+        staging = self.path.with_name(f"{self.path.name}{_STAGING_SUFFIX}")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             torch.save({"key": self.key, "state": state}, staging)
@@ -63,10 +66,63 @@ class Checkpoint:
             staging.unlink(missing_ok=True)
 
 
-def checkpoint_path(output: Path) -> Path:
-    """Return where the checkpoint stands of the run that is to write an artifact.
+@dataclass(frozen=True)
+class Phases:
+    """What the phases of a stage's run gave, kept until the run has ended.
 
-    Args:
-        output: The artifact's directory.
+    Attributes:
+        output: The directory that the run is to write; the files stand beside it.
+        key: Digest of everything that the run depends on.
+        tell: Told that a run continues.
     """
-    return output.with_name(f"{STAGING_PREFIX}{output.name}.checkpoint")
+
+    output: Path
+    key: str
+    tell: Callable[[str], None] = lambda _message: None
+
+    def checkpoint(self, phase: str) -> Checkpoint:
+        """Return the checkpoint of a phase.
+
+        Args:
+            phase: Its name.
+        """
+        return Checkpoint(
+            self.output.with_name(f"{self._prefix}{phase}{_SUFFIX}"), self.key, self.tell
+        )
+
+    @contextmanager
+    def kept(self) -> Iterator[Self]:
+        """Keep them until the block ends; where it was killed or the machine failed, for longer.
+
+        What runs of other keys left is removed.
+
+        Yields:
+            This.
+        """
+        existed = self.output.parent.is_dir()
+        self._remove(stale_only=True)
+        try:
+            yield self
+        except (RequestError, InputError):  # again it would fail likewise
+            self._remove()
+            if not existed:
+                with suppress(OSError):
+                    self.output.parent.rmdir()
+            raise
+        self._remove()
+
+    def _remove(self, *, stale_only: bool = False) -> None:
+        for path in self._files():
+            fresh = path.name.startswith(self._prefix) and path.suffix != _STAGING_SUFFIX
+            if not (fresh and stale_only):
+                path.unlink(missing_ok=True)
+
+    @property
+    def _prefix(self) -> str:
+        return f"{STAGING_PREFIX}{self.output.name}.{self.key[:16]}."
+
+    def _files(self) -> list[Path]:
+        start = f"{STAGING_PREFIX}{self.output.name}."
+        found = self.output.parent.iterdir() if self.output.parent.is_dir() else ()
+        ends = (_SUFFIX, f"{_SUFFIX}{_STAGING_SUFFIX}")
+        return [path for path in found if path.name.startswith(start) and path.name.endswith(ends)]

@@ -71,6 +71,11 @@ class Serving:
             msg = f"batch, tokens and threads must be at least 1, got {self.to_json()}"
             raise RequestError(msg)
 
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """Libraries that the engine needs besides PyTorch."""
+        return ("onnx", "onnxruntime") if self.engine is Engine.ONNXRUNTIME else ()
+
     def check_tokens(self, encoder: Encoder) -> None:
         """Check that an encoder reads as many tokens; of images it always reads as many as it does.
 

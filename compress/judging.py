@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
+from tcompress.data import Examples
 from tcompress.encoder import Encoder
 from tcompress.preprocessing import Batch, Encoded
 from tcompress.stages import StageRun
@@ -61,6 +62,15 @@ class Selection:
     encoded: Encoded
     labels: Tensor | None
 
+    @staticmethod
+    def examples(run: StageRun) -> Examples:
+        """Draw from the validation split of a stage's workspace.
+
+        Args:
+            run: The stage.
+        """
+        return run.data.workspace_split("validation", _SELECTION_EXAMPLES, 0)
+
     @classmethod
     def of(cls, run: StageRun, encoder: Encoder) -> "Selection":
         """Take the validation split of a stage's workspace.
@@ -69,7 +79,7 @@ class Selection:
             run: The stage.
             encoder: The encoder that it changes.
         """
-        examples = run.data.workspace_split("validation", _SELECTION_EXAMPLES, 0)
+        examples = cls.examples(run)
         encoded = run.encode(encoder, examples)
         return cls(encoded, targets_of(encoder, examples, encoded))
 

@@ -15,6 +15,7 @@ from tcompress.errors import RequestError
 from tcompress.plain import PlainEncoder
 from tcompress.plan import Precision
 from tcompress.preprocessing import Batch
+from tcompress.stage_key import Reads
 from tcompress.stages import StageRun
 from tcompress.tasks import Task
 
@@ -71,7 +72,9 @@ class MixedStage:
             "seed": self.run.seed,
             "data": self._examples.digest,
         }
-        return self.run.transform(recipe, self._work)
+        judged = Selection.examples(self.run)
+        reads = Reads({"validation": judged.digest}, self.serving.libraries, cpu=True)
+        return self.run.transform(self.run.key(recipe, reads), self._work)
 
     @cached_property
     def _allowed(self) -> float:

@@ -5,6 +5,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from .checkpoint import State
+
 
 class Moments:
     """Moments of features x and targets y over weighted rows.
@@ -97,6 +99,29 @@ class Moments:
         for sums in plain._sums:
             sums.zero_()
         return plain
+
+    def state(self) -> State:
+        """Return all sums, for a checkpoint."""
+        return {
+            "weight": self.weight,
+            "origins": None if self._origins is None else list(self._origins),
+            "sums": list(self._all()),
+        }
+
+    @classmethod
+    def from_state(cls, state: State) -> Self:
+        """Return the moments that a state was taken from.
+
+        Args:
+            state: From `state`.
+        """
+        features, targets, *others = state["sums"]
+        moments = cls(len(features), len(targets))
+        moments.weight = state["weight"]
+        moments._origins = None if state["origins"] is None else tuple(state["origins"])
+        moments._sums = (features, targets)
+        moments._square, moments._cross, moments._power = others
+        return moments
 
     def _all(self) -> tuple[Tensor, ...]:
         return (*self._sums, self._square, self._cross, self._power)

@@ -8,9 +8,11 @@ from tcompress.artifact import Artifact
 from tcompress.data import Examples
 from tcompress.encoder import Encoder
 from tcompress.errors import RequestError
+from tcompress.stage_key import Reads, StageKey
 from tcompress.stages import StageRun
 
 from .calibration import BATCH_SIZE, known_scores, score_on_examples
+from .checkpoint import Checkpoint, Phases
 from .cost import OpenMeter
 from .criteria import Criterion
 from .judging import Selection
@@ -49,8 +51,19 @@ class PruneStage:
                 "`tcompress init MODEL --data FILE`"
             )
             raise RequestError(msg)
-        data = self.run.data.training_examples().digest if self._needs_examples else None
-        return self.run.transform(self.recipe.to_json() | {"data": data}, self._work)
+        key = self._key()
+        with Phases(self.run.output, key.digest, self.run.console.say).kept() as phases:
+            return self.run.transform(key, lambda encoder: self._work(encoder, phases))
+
+    def _key(self) -> StageKey:
+        run, serving = self.run, self.recipe.serving
+        data = run.data.training_examples().digest if self._needs_examples else None
+        inputs = {}
+        if run.data.workspace is not None:
+            inputs["validation"] = Selection.examples(run).digest
+        libraries = () if serving is None else serving.libraries
+        reads = Reads(inputs, ("torch-pruning", *libraries), cpu=serving is not None)
+        return run.key(self.recipe.to_json() | {"data": data}, reads)
 
     @cached_property
     def _needs_examples(self) -> bool:
@@ -61,7 +74,7 @@ class PruneStage:
         named = self.run.data.workspace is not None or self.run.data.options.data is not None
         return named if self.recipe.reconstruct is None else self.recipe.reconstruct
 
-    def _work(self, encoder: Encoder) -> dict[str, Any]:
+    def _work(self, encoder: Encoder, phases: Phases) -> dict[str, Any]:
         console = self.run.console
         if self.recipe.serving is not None:
             self.recipe.serving.check_tokens(encoder)
@@ -69,7 +82,7 @@ class PruneStage:
             console.warn("no examples to reconstruct on; name some with --data")
         if self._reconstructs and encoder.anatomy.shared_order:
             console.say("prune: layers that are applied several times stay as cut; finetune them")
-        scores, surgeon = self._importance(encoder)
+        scores, surgeon = self._importance(encoder, phases.checkpoint("survey"))
         calibration = self.run.encode(encoder, self._examples) if self._reconstructs else None
         judged = self.run.data.workspace is not None
         selection = Selection.of(self.run, encoder) if judged else None
@@ -81,6 +94,7 @@ class PruneStage:
             calibration=calibration,
             selection=selection,
             open_meter=self.open_meter,
+            phases=phases,
             progress=console.track,
             tell=console.say,
         ).prune()
@@ -91,7 +105,9 @@ class PruneStage:
     def _examples(self) -> Examples:
         return self.run.data.training_examples(self.recipe.max_examples, self.recipe.seed)
 
-    def _importance(self, encoder: Encoder) -> tuple[HeadScores, Surgeon | None]:
+    def _importance(
+        self, encoder: Encoder, checkpoint: Checkpoint
+    ) -> tuple[HeadScores, Surgeon | None]:
         recipe, run = self.recipe, self.run
         if recipe.criterion is not Criterion.OBS:
             count = min(recipe.max_examples, SCORING_EXAMPLES)
@@ -99,6 +115,16 @@ class PruneStage:
                 encoder, recipe.criterion, count, run.data, recipe.seed, run.console
             )
             return scores, None
+        if (state := checkpoint.read()) is not None:
+            run.console.say("prune: continues with the importance that was measured before")
+            surgeon = Surgeon.from_state(state, encoder.plan)
+        else:
+            surgeon = self._surgeon(encoder)
+            checkpoint.write(surgeon.state())
+        return surgeon.scores, surgeon
+
+    def _surgeon(self, encoder: Encoder) -> Surgeon:
+        recipe, run = self.recipe, self.run
         examples = self._examples.sample(_SURGEON_EXAMPLES, recipe.seed)
         encoded = encoder.preprocessor.encode(examples)
         batches = run.console.track(
@@ -107,5 +133,4 @@ class PruneStage:
             -(-len(examples) // BATCH_SIZE),
         )
         calibration = {"examples": len(examples), "digest": examples.digest, "labels": None}
-        surgeon = Surgeon.of(encoder, batches, calibration, run.console.track)
-        return surgeon.scores, surgeon
+        return Surgeon.of(encoder, batches, calibration, run.console.track)

@@ -7,12 +7,14 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from tcompress.digests import document_digest
 from tcompress.encoder import Encoder
 from tcompress.errors import RequestError
 from tcompress.plan import CompressionPlan
 from tcompress.preprocessing import Encoded
 from tcompress.tasks import Task
 
+from .checkpoint import Checkpoint, Phases
 from .cost import LatencyMeter, OpenMeter
 from .cost_measuring import known_costs
 from .judging import LEAST_DIVERGENCE, Judge, Selection, Verdict
@@ -60,6 +62,7 @@ class Pruner:
         calibration: Inputs to reconstruct on; None: no reconstruction.
         selection: Examples to judge by, or None.
         open_meter: Starts an engine, for goals in latency.
+        phases: Keeps what is done, for a run of the same key to continue from.
         progress: Shows progress.
         tell: Says one line.
     """
@@ -74,6 +77,7 @@ class Pruner:
         calibration: Encoded | None = None,
         selection: Selection | None = None,
         open_meter: OpenMeter | None = None,
+        phases: Phases | None = None,
         progress: Progress = silent,
         tell: Callable[[str], None] = lambda _line: None,
     ) -> None:
@@ -84,6 +88,7 @@ class Pruner:
         self._calibration = calibration
         self._judge = None if selection is None else Judge(encoder, selection)
         self._open_meter = open_meter
+        self._phases = phases
         self._progress = progress
         self._tell = tell
 
@@ -132,7 +137,7 @@ class Pruner:
         if recipe.macs is not None:
             budget = (1 - recipe.macs) * self._macs.total(self._encoder.plan)
             return self._within(self._macs, budget, f"--macs {recipe.macs:g}"), None
-        return self._timed_plan()
+        return self._kept_plan()
 
     def _within(self, planner: Planner, budget: float, asked: str) -> CompressionPlan:
         """Return the plan within a budget; say the option's name when there is none."""
@@ -170,7 +175,11 @@ class Pruner:
         refits = []
         if self._calibration is not None:
             refits = reconstruct_(
-                student, self._encoder, self._calibration, progress=self._progress
+                student,
+                self._encoder,
+                self._calibration,
+                progress=self._progress,
+                checkpoint=self._checkpoint(f"cut-{document_digest(plan.to_json())[:16]}"),
             )
         outcome = Outcome(student, refits)
         if self._judge is None:
@@ -197,6 +206,20 @@ class Pruner:
         if self._encoder.task is Task.CLASSIFICATION:
             ratio = float(doubt(judge.answers).mean()) / self._surgeon.survey.doubt
         return judge.expected_accuracy(ratio * self._macs.loss(plan))
+
+    def _checkpoint(self, phase: str) -> Checkpoint | None:
+        return None if self._phases is None else self._phases.checkpoint(phase)
+
+    def _kept_plan(self) -> tuple[CompressionPlan, dict[str, Any]]:
+        """Plan by latencies, once: measured again they would give another plan."""
+        checkpoint = self._checkpoint("plan")
+        if checkpoint is not None and (state := checkpoint.read()) is not None:
+            self._tell("prune: continues with the latencies that were measured before")
+            return CompressionPlan.from_json(state["plan"]), state["latency"]
+        plan, latency = self._timed_plan()
+        if checkpoint is not None:
+            checkpoint.write({"plan": plan.to_json(), "latency": latency})
+        return plan, latency
 
     def _timed_plan(self) -> tuple[CompressionPlan, dict[str, Any]]:
         """Plan by the table of costs, time the plan itself, and correct what the table missed."""

@@ -114,7 +114,7 @@ def quantize(
     from .mixed_stage import MixedStage
 
     done = MixedStage(run, serving, max_drop, max_examples, open_meter).artifact()
-    run.show(done, _summary(done))
+    run.show(done, *_summary(done))
     if not common.console.as_json:
         _show_options(common.console, done)
 
@@ -126,12 +126,13 @@ def _uniform(run: "StageRun", precision: str) -> "Artifact":
         encoder.plan = encoder.plan.with_precision(Precision(precision))
         return {}
 
-    return run.transform({"precision": precision}, work)
+    return run.transform(run.key({"precision": precision}), work)
 
 
 def _calibrated(run: "StageRun", count: int) -> "Artifact":
     from tcompress.errors import RequestError
     from tcompress.plan import Precision
+    from tcompress.stage_key import Reads
 
     from .int8_calibration import calibrate_int8_
 
@@ -155,7 +156,7 @@ def _calibrated(run: "StageRun", count: int) -> "Artifact":
 
     digests = {"data": examples.digest, "held_out": held_out.digest}
     recipe = {"precision": "int8", "calibrate": True} | digests
-    return run.transform(recipe, work)
+    return run.transform(run.key(recipe, Reads(cpu=True)), work)
 
 
 def _calibration_summary(artifact: "Artifact") -> str:
@@ -168,7 +169,7 @@ def _calibration_summary(artifact: "Artifact") -> str:
     )
 
 
-def _summary(artifact: "Artifact") -> str:
+def _summary(artifact: "Artifact") -> list[str]:
     details = artifact.manifest.details
     chosen = [option for option in details["options"] if option["chosen"]]
     serving, judged = details["serving"], details["selection"]
@@ -177,13 +178,14 @@ def _summary(artifact: "Artifact") -> str:
         f"saved in {serving['engine']} at ({serving['batch']}, {serving['tokens']})"
     )
     if judged["accuracy"] is None:
-        return line
+        return [line]
     what = "accuracy" if judged["labels"] == "data" else "agreement"
-    return (
-        f"{line}\n{what} on {judged['examples']} validation examples: "
+    return [
+        line,
+        f"{what} on {judged['examples']} validation examples: "
         f"{judged['accuracy_before']:.4f} before, {judged['accuracy']:.4f} after; divergence "
-        f"{judged['divergence']:.3g} nats"
-    )
+        f"{judged['divergence']:.3g} nats",
+    ]
 
 
 def _show_options(console: "Console", artifact: "Artifact") -> None:

@@ -6,8 +6,8 @@ repaired, lower part gives it, towards the teacher's stream; then the next norm 
 end the head. No labels and no gradients.
 """
 
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import asdict, dataclass, field
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from tcompress.machine import threads_for
 from tcompress.plain import PlainEncoder, plain
 from tcompress.preprocessing import Encoded
 
+from .checkpoint import Checkpoint
 from .least_squares import Fitting
 from .progress import Progress, silent
 from .questions import real_rows
@@ -52,6 +53,7 @@ def reconstruct_(
     *,
     batch_size: int = 64,
     progress: Progress = silent,
+    checkpoint: Checkpoint | None = None,
 ) -> list[Refit]:
     """Refit a pruned encoder to the one it came from, in place, sublayer by sublayer.
 
@@ -69,6 +71,8 @@ def reconstruct_(
         encoded: Calibration inputs.
         batch_size: Examples per batch.
         progress: Shows progress over the layers.
+        checkpoint: Where the student is kept after each layer; a run of the same key continues
+            from there, to the same weights. The caller removes it.
 
     Returns:
         What each sublayer gave, bottom-up; nothing for those below the first that was cut, which
@@ -87,15 +91,65 @@ def reconstruct_(
         raise CalibrationError(msg)
     if teacher.anatomy.shared_order:
         return []
+    done = _Done.of(student, checkpoint)
     pair = Pair(plain(student), plain(teacher), student.device)
-    refits = []
+    depth = len(pair.student.layers)
+    if done.stages > depth:
+        return done.refits
     with threads_for(teacher.parameters), Streams(pair, encoded, batch_size) as streams:
-        depth = len(pair.student.layers)
         for index in progress(range(depth), "reconstructing layers", depth):
-            refits += [_refit_(sublayer, streams) for sublayer in pair.sublayers(index)]
+            if index < done.stages:
+                streams.follow(pair.sublayers(index), equal=done.equal)
+                continue
+            refits = [_refit_(sublayer, streams) for sublayer in pair.sublayers(index)]
+            done.add([refit for refit in refits if refit is not None], equal=streams.equal)
         if not streams.equal:
             _refit_head_(pair, streams)
-    return [refit for refit in refits if refit is not None]
+        done.add([], equal=streams.equal)
+    return done.refits
+
+
+@dataclass
+class _Done:
+    """What is done of a reconstruction.
+
+    Attributes:
+        student: The student.
+        checkpoint: Where this is kept, or None.
+        refits: What each sublayer gave.
+        stages: Layers that are done; one more with the head.
+        equal: Whether the streams were still the same behind them.
+    """
+
+    student: Encoder
+    checkpoint: Checkpoint | None
+    refits: list[Refit] = field(default_factory=list)
+    stages: int = 0
+    equal: bool = True
+
+    @classmethod
+    def of(cls, student: Encoder, checkpoint: Checkpoint | None) -> Self:
+        """Bring the student to where it was, if anything was kept."""
+        state = None if checkpoint is None else checkpoint.read()
+        if checkpoint is None or state is None:
+            return cls(student, checkpoint)
+        student.model.load_state_dict(state["model"])
+        refits = [Refit(**refit) for refit in state["refits"]]
+        checkpoint.tell(f"prune: reconstruction continues after layer {state['stages'] - 1}")
+        return cls(student, checkpoint, refits, state["stages"], state["equal"])
+
+    def add(self, refits: list[Refit], *, equal: bool) -> None:
+        """Take one stage for done."""
+        self.refits += refits
+        self.stages, self.equal = self.stages + 1, equal
+        if self.checkpoint is not None:
+            state = {
+                "model": self.student.model.state_dict(),
+                "refits": [asdict(refit) for refit in self.refits],
+                "stages": self.stages,
+                "equal": self.equal,
+            }
+            self.checkpoint.write(state)
 
 
 def _refit_(sublayer: Sublayer, streams: Streams) -> Refit | None:

@@ -6,18 +6,16 @@ from typing import Any
 
 from tcompress.artifact import Artifact, Manifest, is_artifact
 from tcompress.data import Examples
-from tcompress.digests import document_digest
 from tcompress.encoder import Encoder
 from tcompress.errors import RequestError
 from tcompress.loading import load_encoder
-from tcompress.machine import library_versions
 from tcompress.preprocessing import Encoded
 from tcompress.stages import StageRun
 from tcompress.tasks import decision_of
 from tcompress.workspace import reference_to
 
 from .augmentation import check_variable, varied
-from .checkpoint import Checkpoint, checkpoint_path
+from .checkpoint import Checkpoint, Phases
 from .distillation import Distillation, Teacher, unpruned_ancestor
 from .finetuning import Epoch, FinetuneRecipe, Split, finetune_, kept_epoch
 from .questions import targets_of
@@ -70,23 +68,21 @@ class Recovery:
         """Fine-tune and write the artifact, unless that is done; continue what was killed."""
         train = self.run.data.training_examples()
         validation = self.run.data.workspace_split("validation")
-        key = self.recipe.to_json() | {"train": train.digest, "validation": validation.digest}
-        key["device"] = self.device
+        recipe = self.recipe.to_json() | {"train": train.digest, "validation": validation.digest}
+        recipe["device"] = self.device
         if self.teacher is not None:
             reference = {"teacher": reference_to(self.teacher).digest}
-            key["distillation"] = self.distillation.to_json() | reference
-
-        def work(encoder: Encoder) -> dict[str, Any]:
-            return self._finetune(encoder, train, validation, key)
-
-        artifact = self.run.transform(key, work)
-        checkpoint_path(self.run.output).unlink(missing_ok=True)
-        return artifact
+            recipe["distillation"] = self.distillation.to_json() | reference
+        key = self.run.key(recipe)
+        with Phases(self.run.output, key.digest, self.run.console.say).kept() as phases:
+            checkpoint = phases.checkpoint("epochs")
+            return self.run.transform(
+                key, lambda encoder: self._finetune(encoder, train, validation, checkpoint)
+            )
 
     def _finetune(
-        self, encoder: Encoder, train: Examples, validation: Examples, key: dict[str, Any]
+        self, encoder: Encoder, train: Examples, validation: Examples, checkpoint: Checkpoint
     ) -> dict[str, Any]:
-        depends_on = [key, reference_to(self.run.directory).digest, library_versions()]
         history = finetune_(
             encoder.to(self.device),
             self._varied(encoder, train, self._split(encoder, train)),
@@ -94,11 +90,7 @@ class Recovery:
             self.recipe,
             self.run.console.track,
             teacher=self._teacher(),
-            checkpoint=Checkpoint(
-                checkpoint_path(self.run.output),
-                document_digest(depends_on),
-                self.run.console.say,
-            ),
+            checkpoint=checkpoint,
         )
         encoder.to("cpu")
         return {

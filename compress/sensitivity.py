@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from tcompress.plain import PlainEncoder, attention_bias, plain
 from tcompress.preprocessing import Batch
 from tcompress.tasks import Task, decision_of
 
+from .checkpoint import State
 from .elimination import Regression, damped
 from .freezing import untrained
 from .moments import Moments
@@ -41,6 +43,19 @@ class Sensitivity:
     weights: Tensor
     width: int
 
+    def state(self) -> State:
+        """Return everything, for a checkpoint."""
+        return vars(self) | {"features": self.features.state()}
+
+    @classmethod
+    def from_state(cls, state: State) -> Self:
+        """Return the sublayer that a state was taken from.
+
+        Args:
+            state: From `state`.
+        """
+        return cls(**state | {"features": Moments.from_state(state["features"])})
+
     def regression(self, ridge: float = _RIDGE) -> Regression:
         """Return the least-squares problem whose loss is the predicted divergence.
 
@@ -65,6 +80,24 @@ class Survey:
 
     sublayers: list[tuple[Sensitivity, Sensitivity]]
     doubt: float
+
+    def state(self) -> State:
+        """Return everything, for a checkpoint."""
+        pairs = [[part.state() for part in pair] for pair in self.sublayers]
+        return {"sublayers": pairs, "doubt": self.doubt}
+
+    @classmethod
+    def from_state(cls, state: State) -> Self:
+        """Return the survey that a state was taken from.
+
+        Args:
+            state: From `state`.
+        """
+        pairs = [
+            (Sensitivity.from_state(attention), Sensitivity.from_state(feed_forward))
+            for attention, feed_forward in state["sublayers"]
+        ]
+        return cls(pairs, state["doubt"])
 
 
 def measure_sensitivity(encoder: Encoder, batches: Iterable[Batch], *, seed: int = 0) -> Survey:

@@ -3,7 +3,7 @@
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -161,6 +161,17 @@ class Streams:
         self._turn_over()
         self._enter = (student.stream, teacher.stream)
         return fit
+
+    def follow(self, sublayers: Iterable[Sublayer], *, equal: bool) -> None:
+        """Move both streams behind sublayers that were refitted before.
+
+        Args:
+            sublayers: The sublayers.
+            equal: Whether both streams were still the same behind the last one that was refitted.
+        """
+        for sublayer in sublayers:
+            self.advance(sublayer.student, sublayer.teacher)
+        self.equal = equal
 
     def _turn_over(self) -> None:
         """Make what was kept ahead the teacher's stream."""

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 from tcompress.encoder import Encoder
 from tcompress.errors import CalibrationError
 from tcompress.plan import CompressionPlan
 from tcompress.preprocessing import Batch
 
+from .checkpoint import State
 from .criteria import Criterion
 from .elimination import Elimination, eliminate, exchange
 from .progress import Progress, silent
@@ -57,6 +58,20 @@ class Surgeon:
             for kind, name in enumerate(("head", "neuron"))
         )
         return cls(HeadScores(Criterion.OBS, heads, neurons, calibration), encoder.plan, survey)
+
+    def state(self) -> State:
+        """Return what was measured, for a checkpoint."""
+        return {"scores": self.scores.to_json(), "survey": self.survey.state()}
+
+    @classmethod
+    def from_state(cls, state: State, plan: CompressionPlan) -> Self:
+        """Return the surgeon that a state was taken from.
+
+        Args:
+            state: From `state`.
+            plan: What the encoder has.
+        """
+        return cls(HeadScores.from_json(state["scores"]), plan, Survey.from_state(state["survey"]))
 
     def refined(self, plan: CompressionPlan) -> CompressionPlan:
         """Exchange units between those kept and those removed where that loses less.

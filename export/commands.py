@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from tcompress.preprocessing import Batch
     from tcompress.stages import StageRun
 
+_LIBRARIES = {
+    "onnx": ("onnx", "onnxruntime"),
+    "openvino": ("onnx", "openvino", "nncf"),
+    "torchscript": (),
+    "program": (),
+}
 _REAL_EXAMPLES = 64
 _CALIBRATION_EXAMPLES = 300
 
@@ -91,6 +97,7 @@ def export(
     from tcompress.loading import load_encoder
     from tcompress.machine import cpu_features, has_int8_dot
     from tcompress.plan import Precision
+    from tcompress.stage_key import Reads
     from tcompress.stages import StageRun
 
     from .exact import without_token_types
@@ -122,7 +129,11 @@ def export(
     calibration = _calibration_examples(run, needed=is_static and has_int8)
     if calibration is not None:
         recipe |= {"calibration": calibration.digest}
-    done = run.finished(recipe)
+    shown = _parity_examples(run)
+    inputs = {} if shown is None else {"validation": shown.digest}
+    # torch packs int8 weights as this CPU reads them, and calibration runs on it
+    key = run.key(recipe, Reads(inputs, _LIBRARIES[kind], cpu=has_int8))
+    done = run.finished(key)
     if done is None:
         encoder = load_encoder(run.directory)
         if fold_token_types:
@@ -132,13 +143,13 @@ def export(
         used = encoder.plan.precision
         if "reduce_range" in recipe:
             _warn_of_range(run.console, saturates=saturates, reduce_range=reduce_range)
-        examples = _real_examples(run, encoder)
+        examples = () if shown is None else _batched(encoder, shown)
         batches = _one_by_one(run, encoder, calibration)
         with run.console.step(f"export: writing and checking {kind} in {used}"):
             done = run.write(
                 kind,
                 encoder,
-                recipe,
+                key,
                 lambda directory: write_export(
                     encoder,
                     kind,
@@ -171,19 +182,22 @@ def _closeness(task: Task, parity: dict[str, Any]) -> str:
     return close if agreement is None else f"{close}, clear decisions agree in {agreement:.1%}"
 
 
-def _real_examples(run: "StageRun", encoder: "Encoder") -> "tuple[Batch, ...]":
-    """Return some of the workspace's validation examples, as inputs; none without a workspace."""
+def _parity_examples(run: "StageRun") -> "Examples | None":
+    """Return some of the workspace's validation examples; None where there are none."""
     from tcompress.errors import DataError
 
     workspace = run.data.workspace
     if workspace is None:
-        return ()
+        return None
     try:
-        examples = workspace.sample("validation", _REAL_EXAMPLES, run.seed)
-        return tuple(batch for _, batch in encoder.preprocessor.encode(examples).batches(16))
+        return workspace.sample("validation", _REAL_EXAMPLES, run.seed)
     except DataError as error:
         run.console.warn(f"parity is checked on random inputs only: {error}")
-        return ()
+        return None
+
+
+def _batched(encoder: "Encoder", examples: "Examples") -> "tuple[Batch, ...]":
+    return tuple(batch for _, batch in encoder.preprocessor.encode(examples).batches(16))
 
 
 def _calibration_examples(run: "StageRun", *, needed: bool) -> "Examples | None":

@@ -6,7 +6,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -29,12 +29,21 @@ class Parent:
     """What an artifact was made from.
 
     Attributes:
-        path: Where it was.
+        path: Where it was; in the manifest of an artifact of the same workspace as seen from that
+            artifact, so that a workspace may move.
         digest: Its digest then.
     """
 
     path: str
     digest: str
+
+    def seen_from(self, directory: Path) -> Self:
+        """Return the same reference with an absolute path.
+
+        Args:
+            directory: The artifact whose manifest has it.
+        """
+        return replace(self, path=os.path.normpath(directory.resolve() / self.path))
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,8 @@ class Manifest:
         cpu_features: Instruction sets of the machine that wrote it.
         created: Time of writing, UTC, ISO 8601.
         task: What its outputs mean.
+        key: What the stage's result depends on besides parent and recipe, see `StageKey`; empty
+            in manifests from before it was kept.
         schema_version: Version of this document's form.
     """
 
@@ -72,6 +83,7 @@ class Manifest:
     cpu_features: dict[str, bool] = field(default_factory=cpu_features)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat())
     task: Task = Task.CLASSIFICATION
+    key: dict[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -110,7 +122,9 @@ class Manifest:
             if version != SCHEMA_VERSION:
                 msg = f"schema_version {version!r}, this tcompress reads {SCHEMA_VERSION}"
                 raise ValueError(msg)
-            parent, source = (Parent(**document.pop(key)) for key in ("parent", "source"))
+            parent, source = (
+                Parent(**document.pop(key)).seen_from(directory) for key in ("parent", "source")
+            )
             plan = CompressionPlan.from_json(document.pop("plan"))
             document["task"] = Task(document.get("task", Task.CLASSIFICATION))
             manifest = cls(parent=parent, source=source, plan=plan, **document)
@@ -203,7 +217,7 @@ def _check_types(manifest: Manifest) -> None:
         if not isinstance(getattr(manifest, name), str):
             msg = f"{name!r} must be a string"
             raise TypeError(msg)
-    for name in ("recipe", "details", "files", "versions", "cpu_features"):
+    for name in ("recipe", "details", "files", "versions", "cpu_features", "key"):
         if not isinstance(getattr(manifest, name), dict):
             msg = f"{name!r} must be an object"
             raise TypeError(msg)

@@ -1,7 +1,10 @@
 """What every stage does around its own work: find inputs, name outputs, know what is done."""
 
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ from .artifact import (
     ENCODER_KIND,
     Artifact,
     Manifest,
+    Parent,
     check_output,
     is_artifact,
     writing_artifact,
@@ -20,6 +24,7 @@ from .errors import ArtifactError, DataError, RequestError, WorkspaceError
 from .loading import load_encoder
 from .options import Common, DataOptions, StageOptions
 from .preprocessing import Encoded, Preprocessor
+from .stage_key import Reads, StageKey
 from .workspace import DataConfig, Workspace, find_workspace, made_from, reference_to, source_of
 
 
@@ -269,11 +274,21 @@ class StageRun:
             common.console,
         )
 
-    def finished(self, recipe: dict[str, Any]) -> Artifact | None:
-        """Return the artifact at the output if it is what this run would write again.
+    def key(self, recipe: dict[str, Any], reads: Reads | None = None) -> StageKey:
+        """Return what the result of this run depends on.
 
         Args:
             recipe: The stage's parameters.
+            reads: What it reads besides its model.
+        """
+        model = reference_to(self.directory).digest
+        return StageKey.of(self.name, model, recipe, reads or Reads())
+
+    def finished(self, key: StageKey) -> Artifact | None:
+        """Return the artifact at the output if it is what this run would write again.
+
+        Args:
+            key: What the result depends on.
 
         Returns:
             The artifact, or None when the stage has to run.
@@ -283,26 +298,24 @@ class StageRun:
         """
         if is_artifact(self.output):
             try:
-                manifest = Manifest.read(self.output)
-                parent = reference_to(self.directory)
-                if (manifest.parent.digest, manifest.recipe) == (parent.digest, recipe):
+                artifact = Artifact.open(self.output)
+                if not (changes := key.changes(artifact.manifest)):
                     self.console.say(f"{self.name}: {self.output} is up to date")
-                    return Artifact.open(self.output)
-            except ArtifactError:
-                pass  # damaged: treated like any other output in the way
+                    return artifact
+                self.console.say(f"{self.name}: not up to date: {', '.join(changes)}")
+            except ArtifactError as error:  # damaged: treated like any other output in the way
+                self.console.say(f"{self.name}: not up to date: {error}")
         check_output(self.output, replace=self.force)
         return None
 
-    def transform(
-        self, recipe: dict[str, Any], work: Callable[[Encoder], dict[str, Any]]
-    ) -> Artifact:
+    def transform(self, key: StageKey, work: Callable[[Encoder], dict[str, Any]]) -> Artifact:
         """Load the encoder, change it, and write it as the stage's artifact, unless that is done.
 
         Args:
-            recipe: The stage's parameters; equal recipe and input, equal result.
+            key: What the result depends on; equal keys, equal result.
             work: Changes the encoder in place; returns details for the manifest.
         """
-        if (done := self.finished(recipe)) is not None:
+        if (done := self.finished(key)) is not None:
             return done
         encoder = load_encoder(self.directory)
         details = work(encoder)
@@ -311,13 +324,13 @@ class StageRun:
             encoder.save(directory)
             return details
 
-        return self.write(ENCODER_KIND, encoder, recipe, save, encoder.plan.precision)
+        return self.write(ENCODER_KIND, encoder, key, save, encoder.plan.precision)
 
     def write(
         self,
         kind: str,
         encoder: Encoder,
-        recipe: dict[str, Any],
+        key: StageKey,
         save: Callable[[Path], dict[str, Any]],
         precision: str,
     ) -> Artifact:
@@ -326,7 +339,7 @@ class StageRun:
         Args:
             kind: Kind of artifact.
             encoder: What its plan is taken from.
-            recipe: The stage's parameters.
+            key: What the result depends on.
             save: Writes the files into a directory; returns details for the manifest.
             precision: Precision that the files run in.
         """
@@ -335,28 +348,53 @@ class StageRun:
             draft.manifest = Manifest(
                 kind=kind,
                 stage=self.name,
-                parent=reference_to(self.directory),
-                source=source_of(self.directory),
+                parent=self.reference(reference_to(self.directory)),
+                source=self.reference(source_of(self.directory)),
                 plan=encoder.plan,
-                recipe=recipe,
+                recipe=key.recipe,
                 precision=precision,
                 details=details,
+                created=self._now(),
                 task=encoder.task,
+                key=key.to_json(),
             )
         self.console.say(f"{self.name}: wrote {self.output}")
         return Artifact(self.output, Manifest.read(self.output))
 
-    def show(self, artifact: Artifact, line: str) -> None:
-        """Say what the stage wrote: the manifest's essence as JSON, or one line.
+    def reference(self, parent: Parent) -> Parent:
+        """Return a reference as the output's manifest keeps it.
+
+        Args:
+            parent: With an absolute path.
+        """
+        workspace, output = self.data.workspace, self.output.resolve()
+        if workspace is None:
+            return parent
+        root = workspace.directory.resolve()
+        if not (output.is_relative_to(root) and Path(parent.path).is_relative_to(root)):
+            return parent
+        return replace(parent, path=os.path.relpath(parent.path, output))
+
+    def _now(self) -> str:
+        """Return the time, later than all artifacts of the workspace even if the clock jumped."""
+        now, workspace = datetime.now(UTC), self.data.workspace
+        with suppress(ArtifactError, ValueError):  # of artifacts that nothing here reads
+            for artifact in [] if workspace is None else workspace.artifacts():
+                created = datetime.fromisoformat(artifact.manifest.created).astimezone(UTC)
+                now = max(now, created + timedelta(microseconds=1))
+        return now.isoformat()
+
+    def show(self, artifact: Artifact, *lines: str) -> None:
+        """Say what the stage wrote: the manifest's essence as JSON, or lines.
 
         Args:
             artifact: What it wrote.
-            line: The line.
+            lines: The lines.
         """
         if self.console.as_json:
             self.console.show_json(artifact.summary())
         else:
-            self.console.show(line)
+            self.console.show(*lines)
 
     def encode(self, encoder: Encoder, examples: Examples) -> Encoded:
         """Prepare examples for an encoder, and warn about what was cut off.

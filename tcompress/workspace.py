@@ -184,10 +184,11 @@ class Workspace:
         """
         path = directory / CONFIG_FILE
         if path.exists() and not replace:
-            if cls.open(directory).config == config:
+            if cls.open(directory).config == _within(directory, config):
                 return cls(directory, config)
             msg = f"{path}: a workspace is here already; pass --force to replace its settings"
             raise WorkspaceError(msg)
+        config = _within(directory, config)
         document = {"schema_version": SCHEMA_VERSION} | _without_none(asdict(config))
         write_text_atomically(path, tomli_w.dumps(document))
         return cls(directory, config)
@@ -400,6 +401,19 @@ def _disjoint(train: Examples, validation: Examples, test: Examples) -> Splits:
             msg = f"{split.origin}: every example of {name} also occurs in a later split"
             raise DataError(msg)
     return Splits(clean_train, clean_validation, test, dropped)
+
+
+def _within(directory: Path, config: WorkspaceConfig) -> WorkspaceConfig:
+    """Return settings that name what lies in the workspace from there, so that it may move."""
+    root = directory.resolve()
+
+    def place(name: str) -> str:
+        path = Path(name)
+        return str(path.relative_to(root)) if path.is_relative_to(root) else name
+
+    names = {key: getattr(config.data, key) for key in ("file", "train", "validation", "test")}
+    files: dict[str, Any] = {key: place(name) for key, name in names.items() if name is not None}
+    return replace(config, model=place(config.model), data=replace(config.data, **files))
 
 
 def _config_from(document: dict[str, Any]) -> WorkspaceConfig:
