@@ -2,17 +2,19 @@
 
 import json
 import os
+import reprlib
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
 from .digests import document_digest, file_digest
 from .errors import ArtifactError, OutputExistsError, StorageError
+from .intake import read_json
 from .machine import cpu_features, library_versions
 from .plan import CompressionPlan
 from .tasks import Task
@@ -22,6 +24,7 @@ SCHEMA_VERSION = 1
 ENCODER_KIND = "encoder"
 STAGING_PREFIX = ".tcompress-"
 _STAGING_SUFFIX = ".tmp"
+_REMEDY = "write the artifact again, or delete its directory"
 
 
 @dataclass(frozen=True)
@@ -116,25 +119,25 @@ class Manifest:
             ArtifactError: If the manifest is missing or not of a form that is known.
         """
         path = directory / MANIFEST_FILE
+        if not path.exists():
+            msg = f"{directory}: no {MANIFEST_FILE} in it; not a directory that tcompress wrote"
+            raise ArtifactError(msg)
+        document = read_json(path, error=ArtifactError, remedy=_REMEDY)
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-            version = document.pop("schema_version")
-            if version != SCHEMA_VERSION:
-                msg = f"schema_version {version!r}, this tcompress reads {SCHEMA_VERSION}"
-                raise ValueError(msg)
+            _check_version(document.pop("schema_version"))
             parent, source = (
-                Parent(**document.pop(key)).seen_from(directory) for key in ("parent", "source")
+                _reference(document, role).seen_from(directory) for role in ("parent", "source")
             )
             plan = CompressionPlan.from_json(document.pop("plan"))
             document["task"] = Task(document.get("task", Task.CLASSIFICATION))
             manifest = cls(parent=parent, source=source, plan=plan, **document)
             _check_types(manifest)
             return manifest
-        except FileNotFoundError as error:
-            msg = f"{directory}: no {MANIFEST_FILE} in it; not a directory that tcompress wrote"
+        except KeyError as error:
+            msg = f"{path}: not a manifest that can be read: no {error} in it; {_REMEDY}"
             raise ArtifactError(msg) from error
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            msg = f"{path}: not a manifest that can be read: {error}; delete its directory"
+        except (ValueError, TypeError, AttributeError, ArtifactError) as error:
+            msg = f"{path}: not a manifest that can be read: {error}; {_REMEDY}"
             raise ArtifactError(msg) from error
 
 
@@ -204,11 +207,36 @@ class Artifact:
         present = {p.relative_to(self.directory).as_posix() for p in found} - {MANIFEST_FILE}
         faults = [f"{name} is missing" for name in sorted(set(listed) - present)]
         faults += [f"{name} is not in the manifest" for name in sorted(present - set(listed))]
-        for name in sorted(present & set(listed)):
-            path = self.directory / name
-            if path.is_symlink() or file_digest(path) != listed[name].get("sha256"):
-                faults.append(f"{name} differs from the manifest")
+        faults += [
+            f"{name} differs from the manifest"
+            for name in sorted(present & set(listed))
+            if not _holds(self.directory / name, listed[name])
+        ]
         return faults
+
+
+def _holds(path: Path, entry: Mapping[str, Any]) -> bool:
+    """Tell whether a file is what its entry in the manifest says."""
+    regular = path.is_file() and not path.is_symlink()
+    same_size = regular and path.stat().st_size == entry["size_bytes"]
+    return same_size and file_digest(path) == entry["sha256"]
+
+
+def _check_version(version: Any) -> None:
+    if version != SCHEMA_VERSION or type(version) is not int:
+        newer = type(version) is int and version > SCHEMA_VERSION
+        hint = ", a newer one wrote it: upgrade tcompress" if newer else ""
+        found = reprlib.repr(version)
+        msg = f"schema_version {found}, this tcompress reads {SCHEMA_VERSION}{hint}"
+        raise ValueError(msg)
+
+
+def _reference(document: dict[str, Any], role: str) -> Parent:
+    found = Parent(**document.pop(role))
+    if not (isinstance(found.path, str) and isinstance(found.digest, str)):
+        msg = f"{role!r} must give path and digest as strings"
+        raise TypeError(msg)
+    return found
 
 
 def _check_types(manifest: Manifest) -> None:
@@ -222,9 +250,20 @@ def _check_types(manifest: Manifest) -> None:
             msg = f"{name!r} must be an object"
             raise TypeError(msg)
     for name, entry in manifest.files.items():
-        if not isinstance(entry["sha256"], str) or not isinstance(entry["size_bytes"], int):
-            msg = f"'files' must give sha256 and size_bytes of {name!r}"
-            raise TypeError(msg)
+        _check_entry(name, entry)
+
+
+def _check_entry(name: str, entry: Any) -> None:
+    """Raise unless a file is one in the directory, with what it takes to check it."""
+    path = PurePosixPath(name)
+    outside = path.is_absolute() or ".." in path.parts or "\\" in name or path.as_posix() != name
+    if outside or name in ("", ".", MANIFEST_FILE):
+        msg = f"'files' must not name {name!r}"
+        raise ValueError(msg)
+    size = entry["size_bytes"]
+    if not isinstance(entry["sha256"], str) or type(size) is not int or size < 0:
+        msg = f"'files' must give sha256 and size_bytes of {name!r}"
+        raise TypeError(msg)
 
 
 def is_artifact(directory: Path) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, Self
 from .errors import ArtifactError, RequestError
 
 _LARGEST_WIDTH = 1_000_000
+_MOST_UNITS = 20_000_000
 
 
 class Precision(StrEnum):
@@ -183,6 +184,9 @@ class CompressionPlan:
             if max((*heads, *neurons), default=0) > _LARGEST_WIDTH:
                 msg = f"no layer has more than {_LARGEST_WIDTH} heads or neurons"
                 raise ValueError(msg)
+            if sum((*heads, *neurons)) > _MOST_UNITS:
+                msg = f"no encoder has more than {_MOST_UNITS} heads and neurons"
+                raise ValueError(msg)
             layers = tuple(
                 LayerPlan(
                     tuple(int(h) for h in layer["heads"]),
@@ -192,8 +196,8 @@ class CompressionPlan:
                 )
                 for layer, width in zip(document["layers"], document["source_neurons"], strict=True)
             )
-        except (KeyError, TypeError, ValueError) as error:
-            msg = f"not a compression plan: {error!r}"
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            msg = f"not a compression plan: {error!r:.200}"
             raise ArtifactError(msg) from error
         return cls(layers, heads, neurons)
 

@@ -39,11 +39,14 @@ def optional_workspace(common: Common, *, needed: bool) -> Workspace | None:
         WorkspaceError: If there is none and one is needed or was named.
     """
     try:
-        return find_workspace(common.workspace)
+        workspace = find_workspace(common.workspace)
     except WorkspaceError:
         if needed or common.workspace is not None:
             raise
         return None
+    for line in workspace.unreadable():
+        common.console.warn(line)
+    return workspace
 
 
 def input_model(
@@ -378,7 +381,7 @@ class StageRun:
     def _now(self) -> str:
         """Return the time, later than all artifacts of the workspace even if the clock jumped."""
         now, workspace = datetime.now(UTC), self.data.workspace
-        with suppress(ArtifactError, ValueError):  # of artifacts that nothing here reads
+        with suppress(ValueError):  # of artifacts that nothing here reads
             for artifact in [] if workspace is None else workspace.artifacts():
                 created = datetime.fromisoformat(artifact.manifest.created).astimezone(UTC)
                 now = max(now, created + timedelta(microseconds=1))

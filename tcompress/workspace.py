@@ -2,7 +2,7 @@
 
 import os
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
@@ -28,7 +28,7 @@ from .data import (
     split_examples,
 )
 from .encoder import model_digest
-from .errors import DataError, WorkspaceError
+from .errors import ArtifactError, DataError, StorageError, WorkspaceError
 
 CONFIG_FILE = "tcompress.toml"
 ANSWERS_DIRECTORY = "answers"
@@ -225,16 +225,25 @@ class Workspace:
     def artifacts(self) -> list[Artifact]:
         """Return every artifact in the workspace, oldest first; digests are not yet checked.
 
-        Raises:
-            ArtifactError: If a manifest cannot be read.
+        Those whose manifest cannot be read are left out; see `unreadable`.
         """
-        root = self.artifacts_directory
-        found = [
-            Artifact(path.parent, Manifest.read(path.parent))
-            for path in root.glob("**/manifest.json")
-            if not any(part.startswith(STAGING_PREFIX) for part in path.relative_to(root).parts)
-        ]
+        found = [item for item in self._found() if isinstance(item, Artifact)]
         return sorted(found, key=lambda artifact: artifact.manifest.created)
+
+    def unreadable(self) -> list[str]:
+        """Return a line for each artifact whose manifest cannot be read."""
+        return [f"{item}; left out" for item in self._found() if not isinstance(item, Artifact)]
+
+    def _found(self) -> Iterator[Artifact | ArtifactError | StorageError]:
+        """Yield every artifact, or why it cannot be read."""
+        root = self.artifacts_directory
+        for path in sorted(root.glob("**/manifest.json")):
+            if any(part.startswith(STAGING_PREFIX) for part in path.relative_to(root).parts):
+                continue
+            try:
+                yield Artifact(path.parent, Manifest.read(path.parent))
+            except (ArtifactError, StorageError) as error:
+                yield error
 
     def newest_encoder(self, stages: tuple[str, ...], *, unpruned: bool = False) -> Path:
         """Return the newest encoder of the given stages, or the source model.

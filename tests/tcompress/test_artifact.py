@@ -1,8 +1,10 @@
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import Result
 
 from tcompress.artifact import (
     ENCODER_KIND,
@@ -48,7 +50,7 @@ def test_equal_content_gives_equal_digests_whenever_it_was_written(tmp_path: Pat
         (lambda a: (a / "model.bin").write_text("weightz"), "model.bin differs from the manifest"),
         (lambda a: (a / "model.bin").unlink(), "model.bin is missing"),
         (lambda a: (a / "extra.py").write_text(""), "extra.py is not in the manifest"),
-        (lambda a: (a / "manifest.json").write_text("{"), "not a manifest that can be read"),
+        (lambda a: (a / "manifest.json").write_text("{"), "manifest.json: not valid JSON"),
         (lambda a: (a / "manifest.json").unlink(), "no manifest.json in it"),
     ],
 )
@@ -167,3 +169,73 @@ def test_a_read_only_place_is_reported(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(StorageError, match="cannot be written"):
         _write(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        pytest.param({"schema_version": 2}, "a newer one wrote it: upgrade", id="newer"),
+        pytest.param({"schema_version": 0}, "schema_version 0, this tcompress reads 1", id="older"),
+        pytest.param({"schema_version": True}, "schema_version True", id="version true"),
+        pytest.param({"surprise": 1}, "surprise", id="unknown key"),
+        pytest.param({"parent": {"path": 3, "digest": "x"}}, "path", id="parent"),
+        *(
+            pytest.param(
+                {"files": {name: {"sha256": "", "size_bytes": 1}}}, "must not name", id=id_
+            )
+            for name, id_ in (
+                ("../x", "up"),
+                ("/etc/hosts", "absolute"),
+                ("a\\b", "backslash"),
+                ("manifest.json", "itself"),
+                ("./x", "not canonical"),
+            )
+        ),
+        pytest.param({"files": {"x": {"sha256": "", "size_bytes": -1}}}, "size_bytes", id="size"),
+        pytest.param(
+            {
+                "plan": {
+                    "source_heads": [1] * 40,
+                    "source_neurons": [1_000_000] * 40,
+                    "layers": [
+                        {
+                            "heads": [0],
+                            "neurons": [[0, 1_000_000]],
+                            "precision": {"attention": "fp32", "feed_forward": "fp32"},
+                        }
+                    ]
+                    * 40,
+                }
+            },
+            "no encoder has more than 20000000",
+            id="plan bomb",
+        ),
+    ],
+)
+def test_a_manifest_that_cannot_be_meant_is_refused(
+    tmp_path: Path, change: dict, says: str
+) -> None:
+    path = _write(tmp_path / "a").directory / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ArtifactError, match=f"not a manifest that can be read: .*{says}"):
+        Manifest.read(tmp_path / "a")
+
+
+def test_a_listed_pipe_is_a_fault_and_is_not_opened(tmp_path: Path) -> None:
+    artifact = _write(tmp_path / "a")
+    (tmp_path / "a" / "model.bin").unlink()
+    os.mkfifo(tmp_path / "a" / "model.bin")
+    assert artifact.faults() == ["model.bin differs from the manifest"]
+
+
+def test_one_unreadable_manifest_does_not_block_a_workspace(
+    text_workspace: Path, tcompress: Callable[..., Result]
+) -> None:
+    place = ("--workspace", text_workspace)
+    assert tcompress("prune", "--heads", "0.3", "--criterion", "random", *place).exit_code == 0
+    _write(text_workspace / "artifacts" / "old").directory.joinpath("manifest.json").write_text("{")
+    result = tcompress("export", "--format", "torchscript", *place)
+    assert result.exit_code == 0, result.output
+    [line] = [line for line in result.stderr.splitlines() if line.startswith("warning")]
+    assert "artifacts/old/manifest.json: not valid JSON" in line
+    assert line.endswith("; left out")
