@@ -1,12 +1,12 @@
 """The examples that scoring looks at, and the scores that a workspace already has."""
 
-import json
 from collections.abc import Sequence
 from functools import partial
 
 from tcompress.console import Console
 from tcompress.encoder import Encoder
 from tcompress.errors import ArtifactError
+from tcompress.stage_key import Reads, StageKey
 from tcompress.stages import DataSource, StageRun, encode_with_warning
 from tcompress.tasks import decision_of
 from tcompress.workspace import reference_to
@@ -14,7 +14,7 @@ from tcompress.workspace import reference_to
 from .criteria import Criterion, Settings
 from .evidence import LabelledBatch
 from .questions import batch_rows, targets_of
-from .scores import HeadScores
+from .scores import HeadScores, read_scores
 from .scoring import Ranking, rank_units
 
 BATCH_SIZE = 32
@@ -32,16 +32,20 @@ def known_scores(run: StageRun, criterion: str, max_examples: int) -> HeadScores
     if workspace is None or not workspace.scores_file.is_file():
         return None
     try:
-        document = json.loads(workspace.scores_file.read_text(encoding="utf-8"))
-        scores, model = HeadScores.from_json(document), document["model"]["digest"]
-    except (OSError, ValueError, KeyError, TypeError, ArtifactError):
+        document = read_scores(workspace.scores_file)
+    except ArtifactError:
         return None  # by another version, or damaged: scored again
+    scores, model = HeadScores.from_json(document), document["model"].get("digest")
+    now = StageKey.of("score", reference_to(run.directory).digest, {}, Reads())
+    kept = document["key"]
+    if (model, kept.get("versions"), kept.get("code")) != (now.model, now.versions, now.code):
+        return None
     calibration = {}
     if scores.criterion.needs_data:
         calibration["digest"] = run.data.training_examples(max_examples, run.seed).digest
     same = scores.calibration.get("digest") == calibration.get("digest")
     same &= scores.calibration.get("seed", run.seed) == run.seed
-    if not same or scores.criterion != criterion or model != reference_to(run.directory).digest:
+    if not same or scores.criterion != criterion:
         return None
     run.console.say(f"prune: by the scores in {workspace.scores_file}")
     return scores

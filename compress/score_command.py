@@ -1,8 +1,7 @@
 """`tcompress score`."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from tcompress.console import Console
 
     from .scores import HeadScores
-    from .scoring import Ranking
 
 CRITERIA = (
     "curvature",
@@ -92,39 +90,30 @@ def score(
       tcompress score --criterion curvature --criterion leave-one-out
       tcompress score --criterion magnitude --model ./my-model --output scores.json
     """
-    import json
-    from dataclasses import asdict
-
-    from tcompress.artifact import write_text_atomically
-    from tcompress.loading import load_encoder
     from tcompress.stages import DataSource, input_model, optional_workspace, seed_of
-    from tcompress.workspace import reference_to
 
-    from .calibration import rank_on_examples
+    from .score_stage import ScoreStage
+    from .scores import HeadScores
 
     console = common.console
     workspace = optional_workspace(common, needed=model is None)
     directory = input_model(workspace, model, ("finetune",), unpruned=True)
-    encoder = load_encoder(directory)
-    seed = seed_of(common, workspace)
-    source = DataSource(workspace, data)
-    names = list(dict.fromkeys(criteria))
-    rankings = rank_on_examples(encoder, names, max_examples, source, seed, console)
-    document = rankings[0].scores.to_json() | {
-        "criteria": {ranking.scores.criterion.value: ranking.to_json() for ranking in rankings},
-        "model": asdict(reference_to(directory)),
-        "kept_heads": [list(layer.heads) for layer in encoder.plan.layers],
-    }
     if output is None and workspace is not None:
         output = workspace.scores_file
-    if output is not None:
-        write_text_atomically(output, json.dumps(document) + "\n")
-        console.say(f"score: wrote {output}")
+    document = ScoreStage(
+        directory,
+        tuple(dict.fromkeys(criteria)),
+        max_examples,
+        DataSource(workspace, data),
+        seed_of(common, workspace),
+        output,
+        console,
+    ).document()
     if console.as_json:
         console.show_json(document)
     else:
-        _show_heads(console, rankings[0].scores, document["kept_heads"])
-        _show_rankings(console, rankings)
+        _show_heads(console, HeadScores.from_json(document), document["kept_heads"])
+        _show_rankings(console, document["criteria"])
 
 
 def _show_heads(console: "Console", scores: "HeadScores", kept: list[list[int]]) -> None:
@@ -144,17 +133,17 @@ def _show_heads(console: "Console", scores: "HeadScores", kept: list[list[int]])
     console.table(("", *(f"{h} " for h in range(width))), rows, dense=True)
 
 
-def _show_rankings(console: "Console", rankings: "Sequence[Ranking]") -> None:
+def _show_rankings(console: "Console", criteria: dict[str, dict[str, Any]]) -> None:
     """Print how the criteria compare."""
     rows = [
         (
-            ranking.scores.criterion.value,
-            _correlation(ranking.agreement),
-            _correlation(ranking.stability),
-            sum(map(len, ranking.scores.heads)),
-            sum(map(len, ranking.scores.neurons)) or "-",
+            name,
+            _correlation(ranking["agreement"]),
+            _correlation(ranking["stability"]),
+            sum(map(len, ranking["heads"])),
+            sum(map(len, ranking["neurons"])) or "-",
         )
-        for ranking in rankings
+        for name, ranking in criteria.items()
     ]
     console.table(("criterion", "agreement", "stability", "heads", "neurons"), rows)
 

@@ -2,9 +2,12 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
+from tcompress.digests import document_digest
 from tcompress.errors import ArtifactError
+from tcompress.intake import read_json
 
 from .criteria import Criterion
 
@@ -65,6 +68,37 @@ class HeadScores:
         except (KeyError, TypeError, ValueError) as error:
             msg = f"not a document of head scores: {error!r}"
             raise ArtifactError(msg) from error
+
+
+def sealed(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a document with its digest, by which a change shows.
+
+    Args:
+        document: What `score` is to write.
+    """
+    return document | {"digest": document_digest(document)}
+
+
+def read_scores(path: Path) -> dict[str, Any]:
+    """Return what `score` wrote, as it was written.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ArtifactError: If it is damaged, or from before it had a digest.
+    """
+    remedy = "run `tcompress score` again"
+    document: dict[str, Any] = read_json(path, error=ArtifactError, remedy=remedy)
+    digest = document.pop("digest", None)
+    if digest != document_digest(document):
+        msg = f"{path}: changed since it was written, or older than its digest; {remedy}"
+        raise ArtifactError(msg)
+    HeadScores.from_json(document)
+    if not all(isinstance(document.get(name), dict) for name in ("key", "model", "criteria")):
+        msg = f"{path}: not a document that `tcompress score` wrote; {remedy}"
+        raise ArtifactError(msg)
+    return document | {"digest": digest}
 
 
 def _layers(document: Any) -> Layers:

@@ -1,12 +1,15 @@
 """The `inspect` command: looks, but changes nothing."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .console import Console
 from .options import CONTEXT, Common, common_options
+
+if TYPE_CHECKING:
+    from .artifact import Manifest
 
 
 @click.command(context_settings=CONTEXT, short_help="Say what an artifact is, and verify it.")
@@ -46,12 +49,14 @@ def inspect(path: Path, common: Common) -> None:
         return
     artifact = Artifact(path, Manifest.read(path))
     manifest, faults = artifact.manifest, artifact.faults()
+    stale = _stale(manifest)
     document = artifact.summary() | {
         "parent": {"path": manifest.parent.path, "digest": manifest.parent.digest},
         "source": {"path": manifest.source.path, "digest": manifest.source.digest},
         "precision": manifest.precision,
         "verified": not faults,
         "faults": faults,
+        "stale": stale,
         "created": manifest.created,
         "versions": manifest.versions,
         "cpu_features": manifest.cpu_features,
@@ -62,6 +67,7 @@ def inspect(path: Path, common: Common) -> None:
         f"made from {manifest.parent.path}",
         f"precision {manifest.precision}, {artifact.size_bytes / 1e6:.1f} MB, "
         f"digest {manifest.digest[:16]}",
+        *([f"stale: since then {', '.join(stale)}"] if stale else []),
     ]
     _show(console, path, document, lines)
     if faults:
@@ -71,11 +77,24 @@ def inspect(path: Path, common: Common) -> None:
         console.show(f"verified: all {len(manifest.files)} files are as they were written")
 
 
+def _stale(manifest: "Manifest") -> list[str]:
+    """Say what its stage would no longer find as it was; data is not looked at."""
+    from .errors import InputError
+    from .stage_key import StageKey
+    from .workspace import reference_to
+
+    try:
+        model = reference_to(Path(manifest.parent.path)).digest
+    except InputError:
+        return ["the model it was made from is gone or damaged"]
+    return StageKey.again(manifest, model).changes(manifest)
+
+
 def _show(console: Console, path: Path, document: dict[str, Any], lines: list[str]) -> None:
     if console.as_json:
         console.show_json(document)
         return
-    console.show("\n".join([str(path), *lines]))
+    console.show(str(path), *lines)
     plan = document["plan"]
     rows = [
         (index, f"{heads} of {all_heads}", f"{neurons} of {all_neurons}", *precision.values())

@@ -74,6 +74,26 @@ class StageKey:
             _CODE[stage],
         )
 
+    @classmethod
+    def again(cls, manifest: "Manifest", model: str) -> Self:
+        """Return the key that an artifact's stage has now, by the same recipe on the same data.
+
+        Args:
+            manifest: The artifact's.
+            model: Digest that its parent has now.
+        """
+        kept, stage = manifest.key, manifest.stage
+        used, features = kept.get("versions", {}), kept.get("cpu_features", {})
+        return cls(
+            stage,
+            model,
+            manifest.recipe,
+            kept.get("inputs", {}),
+            _those(library_versions(), used),
+            _those(cpu_features(), features),
+            _CODE.get(stage, 0),
+        )
+
     @property
     def digest(self) -> str:
         """The key itself."""
@@ -98,23 +118,27 @@ class StageKey:
         kept = manifest.key
         found = [] if manifest.stage == self.stage else [f"it is by {manifest.stage}"]
         found += [] if manifest.parent.digest == self.model else ["the model changed"]
-        found += _differences(manifest.recipe, self.recipe)
-        found += _differences(kept.get("inputs", self.inputs), self.inputs)
+        found += differences(manifest.recipe, self.recipe)
+        found += differences(kept.get("inputs", self.inputs), self.inputs)
         versions = kept.get("versions") or _those(manifest.versions, self.versions)
-        found += _differences(versions, self.versions)
+        found += differences(versions, self.versions)
         features = kept.get("cpu_features", _those(manifest.cpu_features, self.cpu_features))
-        found += [f"CPU: {words}" for words in _differences(features, self.cpu_features)]
+        found += [f"CPU: {words}" for words in differences(features, self.cpu_features)]
         if kept.get("code", self.code) != self.code:
             found.append(f"tcompress {self.stage} changed")
         return list(dict.fromkeys(found))
 
 
-def _those(values: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: values[name] for name in wanted if name in values}
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    """Say how two documents differ.
 
+    Args:
+        old: A document.
+        new: Another.
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
-    """Yield how two documents differ, one line for each key."""
+    Yields:
+        A few words for each value that differs.
+    """
     for name in sorted({*old, *new}):
         before, after = old.get(name), new.get(name)
         if before == after:
@@ -122,9 +146,13 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str
         if _is_digest(before) or _is_digest(after):
             yield f"{name} changed"
         elif isinstance(before, dict) and isinstance(after, dict):
-            yield from _differences(before, after)
+            yield from differences(before, after)
         else:
             yield f"{name} {_shown(before)} -> {_shown(after)}"
+
+
+def _those(values: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: values[name] for name in wanted if name in values}
 
 
 def _is_digest(value: Any) -> bool:
