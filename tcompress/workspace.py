@@ -1,11 +1,10 @@
 """A directory with a `tcompress.toml`, in which the commands chain."""
 
 import os
-import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args, get_origin, get_type_hints
 
 import tomli_w
 
@@ -29,11 +28,13 @@ from .data import (
 )
 from .encoder import model_digest
 from .errors import ArtifactError, DataError, StorageError, WorkspaceError
+from .intake import read_toml
 
 CONFIG_FILE = "tcompress.toml"
 ANSWERS_DIRECTORY = "answers"
 ENVIRONMENT_VARIABLE = "TCOMPRESS_WORKSPACE"
 SCHEMA_VERSION = 1
+_LARGEST_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -163,10 +164,10 @@ class Workspace:
                 "or name a model with --model"
             )
             raise WorkspaceError(msg)
+        document = read_toml(path, WorkspaceError)
         try:
-            document = tomllib.loads(path.read_text(encoding="utf-8"))
             return cls(directory, _config_from(document))
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError) as error:
             msg = f"{path}: {error}"
             raise WorkspaceError(msg) from error
 
@@ -431,6 +432,9 @@ def _config_from(document: dict[str, Any]) -> WorkspaceConfig:
         msg = f"schema_version must be {SCHEMA_VERSION}, got {version!r}"
         raise ValueError(msg)
     data = document.pop("data", {})
+    if not isinstance(data, dict):
+        msg = f"[data] must be a table, got {data!r}"
+        raise TypeError(msg)
     document.pop("gate", None)  # read by the gate alone
     _check_keys("[data]", data, DataConfig)
     _check_keys("the file", document, WorkspaceConfig)
@@ -468,6 +472,26 @@ def _check_keys(where: str, table: dict[str, Any], kind: type) -> None:
     known = {item.name for item in fields(kind)}
     if unknown := sorted(set(table) - known):
         msg = f"unknown key {unknown[0]!r} in {where}; known are: {', '.join(sorted(known))}"
+        raise ValueError(msg)
+    hints = get_type_hints(kind)
+    for key, value in table.items():
+        _check_value(key, value, hints[key])
+
+
+def _check_value(key: str, value: Any, hint: Any) -> None:
+    """Check a value that is to be a string or a number; nothing else is looked at."""
+    if get_origin(hint) in (tuple, dict):
+        return
+    wanted = [part for part in get_args(hint) or (hint,) if part in (str, int, float)]
+    if not wanted:
+        return
+    [kind] = wanted
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        msg = f"{key} must be of type {kind.__name__}, got {value!r:.80}"
+        raise ValueError(msg)
+    top = {str: None, int: _LARGEST_SEED, float: 1}[kind]
+    if top is not None and not 0 <= value <= top:
+        msg = f"{key} must be from 0 to {top}, got {value!r:.80}"
         raise ValueError(msg)
 
 

@@ -17,7 +17,6 @@ named as the options are, and stand at the top or in the section that they belon
 """
 
 import math
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from tcompress.errors import InputError, RequestError
+from tcompress.intake import read_toml
 from tcompress.workspace import CONFIG_FILE
 
 from ..metrics import CLASSIFICATION
@@ -227,7 +227,7 @@ def find_policy(named: Path | None, workspace: Path | None) -> Path | None:
         return named
     directories = [Path.cwd()] if workspace is None else [Path.cwd(), workspace]
     found = {path.resolve(): path for d in directories if (path := d / POLICY_FILE).is_file()}
-    if workspace is not None and TABLE in _document(config := workspace / CONFIG_FILE):
+    if workspace is not None and TABLE in read_toml(config := workspace / CONFIG_FILE, InputError):
         found[config.resolve()] = config
     if len(found) > 1:
         first, second, *_ = found.values()
@@ -245,7 +245,7 @@ def read_values(path: Path) -> dict[str, Any]:
     Raises:
         InputError: If it cannot be read, or a key or value in it is wrong.
     """
-    document = _document(path)
+    document = read_toml(path, InputError)
     if path.name == CONFIG_FILE:
         table = document.get(TABLE)
         if not isinstance(table, dict):
@@ -284,15 +284,6 @@ def make_policy(*sources: Mapping[str, Any]) -> Policy:
         msg = f"no such limits: {', '.join(sorted(unknown))}; there are: {', '.join(_KEYS)}"
         raise RequestError(msg)
     return Policy(**merged)
-
-
-def _document(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        msg = f"{path}: cannot be read as TOML: {reason}"
-        raise InputError(msg) from error
 
 
 def _flat(document: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
