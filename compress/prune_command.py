@@ -128,12 +128,12 @@ def prune(
         serving = Serving(Engine(engine), precision, batch, tokens, usable_cpus())
     recipe = PruneRecipe(**goal, serving=serving, seed=run.seed)
     done = PruneStage(run, recipe, open_meter).artifact()
-    run.show(done, _summary(done))
+    run.show(done, *_summary(done))
     if not run.console.as_json:
         _show_widths(run.console, done)
 
 
-def _summary(artifact: "Artifact") -> str:
+def _summary(artifact: "Artifact") -> list[str]:
     plan, details = artifact.manifest.plan, artifact.manifest.details
     macs = details["macs"]
     lines = [
@@ -158,7 +158,7 @@ def _summary(artifact: "Artifact") -> str:
             f"{judged['accuracy_before']:.4f} before, {_predicted(judged)}"
             f"{judged['accuracy']:.4f} after; divergence {judged['divergence']:.3g} nats"
         )
-    return "\n".join(lines)
+    return lines
 
 
 def _predicted(judged: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from textwrap import fill
+from textwrap import wrap
 from typing import Any
 
 from tcompress.console import Console
@@ -40,16 +40,16 @@ def show_comparison(console: Console, document: dict[str, Any]) -> None:
         return
     entries = document["measurements"]
     name = next((e["artifact"] for e in entries if e["artifact"] != document["baseline"]), "")
-    console.show(f"A  {document['baseline']}\nB  {name}")
+    console.show(f"A  {document['baseline']}", f"B  {name}")
     for first, second in _pairs(entries, document["baseline"]):
         where = f"{first['device']}, batch {first['batch']}, {first['tokens']} tokens"
-        console.show(f"\n{where}, {document['data']['examples']} examples")
+        console.show("", f"{where}, {document['data']['examples']} examples")
         console.table(("", "A", "B"), _rows(first, second))
         for question, answer in (
             ("Is B faster?", speed_answer(second)),
             ("Is B worse? ", quality_answer(second, document["margin"])),
         ):
-            console.show(fill(f"{question}  {answer}", WIDTH, subsequent_indent=_INDENT))
+            console.show(*wrap(f"{question}  {answer}", WIDTH, subsequent_indent=_INDENT))
     show_mixes(console, document)
     show_notes(console, document)
 

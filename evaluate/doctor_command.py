@@ -146,7 +146,7 @@ def _show(console: "Console", document: dict[str, Any]) -> None:
     if document["products"]:
         _show_products(console, document["products"])
     if document["noise_floor"] is not None:
-        console.show(_noise_words(document["noise_floor"]))
+        console.show(*_noise_words(document["noise_floor"]))
     if document["not_faster"]:
         console.show("What will not be faster here:")
         for line in document["not_faster"]:
@@ -171,14 +171,15 @@ def _show_products(console: "Console", products: list[dict[str, Any]]) -> None:
     )
 
 
-def _noise_words(noise: dict[str, Any]) -> str:
+def _noise_words(noise: dict[str, Any]) -> list[str]:
     if noise["confidence"] < _CERTAIN:
-        return "noise floor: not known; there were too few rounds, give --noise-s more"
+        return ["noise floor: not known; there were too few rounds, give --noise-s more"]
     width = max(abs(noise["high"] - 1), abs(1 - noise["low"]))
-    return (
+    return [
         f"noise floor: an encoder came out {noise['low'] - 1:+.1%} to {noise['high'] - 1:+.1%} "
-        f"faster than itself\n             a difference below {width:.1%} says nothing here"
-    )
+        f"faster than itself",
+        f"             a difference below {width:.1%} says nothing here",
+    ]
 
 
 def _floors_words(floors: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from textwrap import fill
+from textwrap import wrap
 from typing import Any
 
 from tcompress.console import Console
@@ -46,7 +46,7 @@ def show_document(console: Console, document: dict[str, Any]) -> None:
         console.show(f"{device}, {document['data']['examples']} examples")
         _show_quality(console, first, baseline, margin)
     for line in _legend(document["measurements"][0], margin):
-        console.show(fill(line, WIDTH, subsequent_indent="  "))
+        console.show(*wrap(line, WIDTH, subsequent_indent="  "))
     show_mixes(console, document)
     show_notes(console, document)
 

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import click
 
 from . import __version__
+from .console import colored, one_line, tame_libraries
 from .errors import InputError, MachineError, RequestError, TcompressError
 from .interruption import Interruption, leaving_nothing
 from .lazy_group import LazyGroup
@@ -52,9 +53,7 @@ class Failure(click.ClickException):
         Args:
             file: Where to print instead.
         """
-        from .console import colored, inert
-
-        line = inert(" ".join(self.message.split()))
+        line = one_line(" ".join(self.message.split()))
         click.echo(f"{colored('error:', 'red')} {line}", file=file, err=True)
 
 
@@ -71,7 +70,10 @@ class CommandLine(LazyGroup):
         """
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.Abort, click.exceptions.Exit):
+        except (click.Abort, click.exceptions.Exit):
+            raise
+        except click.ClickException as error:
+            error.message = one_line(error.message)
             raise
         except BrokenPipeError:
             raise  # click ends quietly when the reader of stdout is gone
@@ -160,5 +162,6 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         # A log that knows ASCII only must not end a run that took an hour.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    tame_libraries()
     with leaving_nothing():
         cli(prog_name="tcompress")

@@ -1,12 +1,14 @@
 """What commands say: the product on stdout, the talk on stderr."""
 
 import json
+import logging
 import os
 import re
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import click
@@ -14,7 +16,12 @@ import click
 ItemT = TypeVar("ItemT")
 _SECONDS_BETWEEN_LINES = 5.0
 _BAR_WIDTH = 12
+_LONGEST_CELL = 400
+LONGEST_LINE = 4_000
+"""Longer ones are cut: no path is, and what somebody else wrote may be."""
+# Services take a line that begins with two colons for a command; `##[` and `##name[` anywhere.
 _COMMAND = re.compile(r"^(\s*)::", re.MULTILINE)
+_COMMAND_WITHIN = re.compile(r"##(?=\w*\[)")
 _SHADES = " ░▒▓█"
 # For terminals and logs that cannot show more than ASCII.
 _IN_ASCII = str.maketrans(
@@ -41,7 +48,7 @@ class Console:
             message: One line.
         """
         if not self.quiet:
-            click.echo(_line(message), err=True)
+            click.echo(one_line(message), err=True)
 
     def warn(self, message: str) -> None:
         """Warn, on stderr, even when quiet.
@@ -49,7 +56,7 @@ class Console:
         Args:
             message: One line.
         """
-        click.echo(f"{colored('warning:', 'yellow')} {_line(message)}", err=True)
+        click.echo(f"{colored('warning:', 'yellow')} {one_line(message)}", err=True)
 
     def show_json(self, document: Any) -> None:
         """Print the command's one JSON document.
@@ -57,15 +64,18 @@ class Console:
         Args:
             document: What to print.
         """
-        click.echo(json.dumps(document, indent=2, allow_nan=False))
+        text = json.dumps(document, indent=2, allow_nan=False)
+        # The same document, without what a CI service takes for a command.
+        click.echo(text.replace("##", "#\\u0023"))
 
-    def show(self, text: str) -> None:
+    def show(self, *lines: str) -> None:
         """Print a part of the product as text.
 
         Args:
-            text: Any number of lines.
+            lines: Lines; what stands in one cannot begin another.
         """
-        click.echo(shown(inert(text)))
+        for line in lines:
+            click.echo(shown(one_line(line)))
 
     def bar(self, fraction: float) -> str:
         """Return a bar for a cell of a table, longer for more.
@@ -104,7 +114,7 @@ class Console:
         for i, name in enumerate(columns):
             table.add_column(shown(name), justify="left" if i == 0 or not name else "right")
         for row in rows:
-            table.add_row(*(Text(shown(_line(str(cell)))) for cell in row))
+            table.add_row(*(Text(shown(one_line(str(cell), _LONGEST_CELL))) for cell in row))
         RichConsole(file=sys.stdout, highlight=False, soft_wrap=False).print(table)
 
     def track(self, items: Iterable[ItemT], what: str, total: int | None = None) -> Iterator[ItemT]:
@@ -183,13 +193,15 @@ def colored(text: str, color: str) -> str:
     return text if os.environ.get("NO_COLOR") else click.style(text, fg=color)
 
 
-def _line(text: str) -> str:
-    """Return text as one inert line.
+def one_line(text: str, longest: int = LONGEST_LINE) -> str:
+    """Return text as one inert line, cut where it is absurdly long.
 
     Args:
         text: Any text.
+        longest: Most characters.
     """
-    return inert(" ".join(text.splitlines()))
+    line = inert(" ".join(text[: longest + 1].splitlines()))
+    return line if len(line) <= longest else f"{line[:longest]}…"
 
 
 def printable(text: str) -> str:
@@ -207,9 +219,24 @@ def printable(text: str) -> str:
 def inert(text: str) -> str:
     """Return text that steers neither a terminal nor a CI service that reads the log.
 
-    Services take a line that begins with two colons for a command, and `##[` wherever it stands.
-
     Args:
         text: Any text.
     """
-    return _COMMAND.sub(r"\1: :", printable(text).replace("##[", "# #["))
+    return _COMMAND.sub(r"\1: :", _COMMAND_WITHIN.sub("# #", printable(text)))
+
+
+def tame_libraries() -> None:
+    """Keep what libraries log and warn of to one inert line each: they quote names of models."""
+    make = logging.getLogRecordFactory()
+
+    def make_inert(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make(*args, **kwargs)
+        with suppress(TypeError, ValueError):  # arguments that do not fit are the handler's to tell
+            record.msg, record.args = one_line(record.getMessage()), None
+        return record
+
+    def show(message: Warning | str, category: type[Warning], *_: Any) -> str:
+        return f"{category.__name__}: {one_line(str(message))}\n"
+
+    logging.setLogRecordFactory(make_inert)
+    warnings.formatwarning = show

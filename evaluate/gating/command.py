@@ -308,23 +308,20 @@ def _export_notes(workspace: "Workspace | None", candidate: Path) -> tuple[str, 
 
 
 def _show(console: "Console", report: "GateReport") -> None:
-    from .markdown import one_line
-
     if console.as_json:
         console.show_json(report.to_json())
         return
-    # Names of labels and slices are anyone's, and a log's lines may be read as commands.
-    console.show(one_line(report.headline()))
+    console.show(report.headline())
     console.table(
         ("check", "verdict", "estimate", "bound", "limit", "n"),
-        [(one_line(check.name), check.verdict.value, *_cells(check)) for check in report.checks],
+        [(check.name, check.verdict.value, *_cells(check)) for check in report.checks],
     )
     if (counts := report.facts.get("counts")) is not None:
         console.show(
             f"Right before, wrong now: {counts['lost']:,}. The other way: {counts['gained']:,}."
         )
     for line in (*report.advice, *(f"Note: {note}." for note in report.notes)):
-        console.show(one_line(line))
+        console.show(line)
 
 
 def _cells(check: "Check") -> list[str]:

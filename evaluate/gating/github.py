@@ -7,14 +7,16 @@ and escaped, so that no name of a label or a file becomes a command of its own.
 from collections.abc import Mapping
 from pathlib import Path
 
+from tcompress.console import one_line
+
 from ..noninferiority import Verdict
-from .markdown import one_line
 from .verdict import Check, GateReport
 
 MOST_ANNOTATIONS = 10
 """More of one kind in a step are dropped in silence."""
 SUMMARY_BYTES = 900 * 1024
 """A summary of more than 1,024 KiB is dropped as a whole."""
+_LONGEST_TEXT = 1_000
 
 
 def on_github(environ: Mapping[str, str]) -> bool:
@@ -83,7 +85,7 @@ def _words(check: Check) -> str:
 
 
 def _command(name: str, title: str, message: str) -> str:
-    text, heading = (one_line(part).replace("%", "%25") for part in (message, title))
+    text, heading = (one_line(part, _LONGEST_TEXT).replace("%", "%25") for part in (message, title))
     # In a property these two would end the value.
     heading = heading.replace(":", "%3A").replace(",", "%2C")
     return f"::{name} title={heading}::{text}"

@@ -6,9 +6,8 @@ links, nor mentions, nor ends a cell.
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-from tcompress.console import printable
+from tcompress.console import one_line, printable
 
 from ..noninferiority import Verdict
 from ..reporting.markdown import LONGEST_BYTES, code, table
@@ -52,16 +51,6 @@ def checks_table(checks: Sequence[Check]) -> str:
     return table(_COLUMNS, [_cells(check) for check in ordered], texts=2)
 
 
-def one_line(text: Any) -> str:
-    """Return text on one line, without control characters, cut where it is absurdly long.
-
-    Args:
-        text: Any text.
-    """
-    line = " ".join(printable(str(text)).split())
-    return line if len(line) <= _LONGEST_TEXT else f"{line[:_LONGEST_TEXT]}…"
-
-
 def _parts(report: GateReport, command: str) -> Iterator[str]:
     """Yield the text in parts that may be left out, but not be cut open."""
     allowed = report.verdict is not Verdict.PASS and report.exit_code == 0
@@ -89,7 +78,7 @@ def _cells(check: Check) -> list[str]:
 
 
 def _quoted(text: str) -> str:
-    return code(one_line(text) or "–")
+    return code(one_line(" ".join(text.split()), _LONGEST_TEXT) or "–")
 
 
 def _fenced(command: str) -> str:
