@@ -1,6 +1,5 @@
 """The report as one JSON document."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,6 +11,8 @@ import psutil
 
 from tcompress.console import Console
 from tcompress.data import Examples
+from tcompress.errors import ArtifactError, StorageError
+from tcompress.intake import read_json
 from tcompress.machine import describe_machine
 
 from .conditions import CpuClock, read_conditions
@@ -106,10 +107,10 @@ def head_map(scores_file: Path, measurements: Sequence[Measurement]) -> dict[str
         Criterion, scores and kept heads per layer; None where there are no scores that fit.
     """
     try:
-        document = json.loads(scores_file.read_text(encoding="utf-8"))
+        document = read_json(scores_file, error=ArtifactError)
         criterion = str(document["criterion"])
         scores = [[float(value) for value in layer] for layer in document["heads"]]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ArtifactError, StorageError, ValueError, KeyError, TypeError):
         return None  # never scored, or by another version: the report does without
     plan = min(measurements, key=lambda m: math.inf if m.macs is None else m.macs).plan
     if tuple(len(layer) for layer in scores) != plan.source_heads:

@@ -5,12 +5,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
 from tcompress.digests import document_digest, file_digest
 from tcompress.errors import DataError, InputError
+from tcompress.intake import read_json
 
 SCHEMA_VERSION = 1
 KIND = "tcompress-baseline"
@@ -19,6 +20,7 @@ MAX_BYTES = 16 * 1024**2
 INPUT_DIGITS = 8
 """How much of the digest of an example's input is kept: to name what changed, not to prove it."""
 
+_REMEDY = "record a baseline with `tcompress gate record`"
 _DIGITS = 5
 _MAX_LOGIT = float(np.finfo(np.float32).max)
 _TIMED = ("median_ms", "noise_low", "noise_high")
@@ -134,19 +136,16 @@ def parse(path: Path) -> Record:
     Raises:
         InputError: If there is none, or it is damaged, changed or of another form.
     """
+    if not path.exists():
+        msg = f"{path}: no such file; {_REMEDY}"
+        raise InputError(msg)
+    document = read_json(path, limit_bytes=MAX_BYTES, error=InputError, remedy=_REMEDY)
     try:
-        document = _load(path)
         _check_identity(document)
         return _record(document)
-    except FileNotFoundError as error:
-        msg = f"{path}: no such file; record a baseline with `tcompress gate record`"
-        raise InputError(msg) from error
-    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
         reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
-        msg = (
-            f"{path}: not a recorded baseline that can be read: {reason}; record it again with "
-            "`tcompress gate record`"
-        )
+        msg = f"{path}: not a recorded baseline that can be read: {reason}; {_REMEDY}"
         raise InputError(msg) from error
 
 
@@ -169,34 +168,6 @@ def _file_digest(path: Path) -> str:
     except (ValueError, AttributeError, RecursionError):
         return file_digest(path)
     return document_digest(document)
-
-
-def _load(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(path)
-    with path.open("rb") as stream:
-        raw = stream.read(MAX_BYTES + 1)
-    if len(raw) > MAX_BYTES:
-        msg = f"it is larger than {MAX_BYTES:,} bytes"
-        raise ValueError(msg)
-    document = json.loads(raw, object_pairs_hook=_unique, parse_constant=_no_constant)
-    if not isinstance(document, dict):
-        msg = "it must hold an object"
-        raise TypeError(msg)
-    return document
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        msg = "a key stands in it twice"
-        raise ValueError(msg)
-    return found
-
-
-def _no_constant(name: str) -> NoReturn:
-    msg = f"{name} stands where a number should"
-    raise ValueError(msg)
 
 
 def _check_identity(document: dict[str, Any]) -> None:

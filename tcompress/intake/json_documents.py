@@ -51,7 +51,7 @@ def read_json(
         msg = f"{path}: cannot be read: {fault.strerror or fault}; check its permissions"
         raise StorageError(msg) from fault
     if len(raw) > limit_bytes:
-        msg = f"{path}: larger than {limit_bytes:,} bytes, no such file is; {remedy}"
+        msg = f"{path}: larger than the {limit_bytes:,} bytes that it may have; {remedy}"
         raise error(msg)
     return parse_json(raw, str(path), error=error, expected=expected, remedy=remedy)
 

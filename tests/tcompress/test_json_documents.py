@@ -45,7 +45,7 @@ def test_file_over_the_limit_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_text(json.dumps({"a": "b" * 100}))
     assert read_json(path, limit_bytes=200) == {"a": "b" * 100}
-    with pytest.raises(ArtifactError, match=r"larger than 50 bytes.*; write it again"):
+    with pytest.raises(ArtifactError, match=r"larger than the 50 bytes.*; write it again"):
         read_json(path, limit_bytes=50, error=ArtifactError, remedy="write it again")
 
 

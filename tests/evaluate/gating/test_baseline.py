@@ -197,7 +197,7 @@ def test_cut_or_flipped_files_are_refused(recorded: Path, tmp_path: Path):
         if raw.lower() == whole.lower():
             continue  # 1e-05 and 1E-05 are the same number
         target.write_bytes(raw)
-        with pytest.raises(InputError, match="not a recorded baseline that can be read"):
+        with pytest.raises(InputError, match="not a recorded baseline that can be read|not valid JSON"):
             Baseline.read(target)
 
 
@@ -217,7 +217,7 @@ def test_values_of_another_type_are_refused(recorded: Path, tmp_path: Path, key:
     ("row", "match"),
     [
         (["0", "ab", "owl", [1.0, 2.0, 1e39]], "'0' are not finite"),
-        (["0", "ab", "owl", [1.0, 2.0, 1e999]], "'0' are not finite"),
+        (["0", "ab", "owl", [1.0, 2.0, 1e999]], "'1e999' is too large"),
         (["0", "ab", "owl", [1.0, 2.0, -(10**400)]], "int too large"),
         (["0", "ab", "owl", [1.0, 2.0, True]], "must be 3 numbers"),
         (["0", "ab", "owl", [1.0, 2.0]], "must be 3 numbers"),
@@ -236,14 +236,14 @@ def test_impossible_answers_are_refused(recorded: Path, tmp_path: Path, row: Any
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        pytest.param("", "Expecting value", id="empty"),
-        pytest.param("[" * 100_000, "recursion", id="deep"),
-        pytest.param('{"kind": 1, "kind": 2}', "a key stands in it twice", id="key-twice"),
-        pytest.param('{"kind": NaN}', "NaN stands where a number should", id="nan"),
-        pytest.param("[]", "it must hold an object", id="list"),
+        pytest.param("", "it is empty", id="empty"),
+        pytest.param("[" * 100_000, "nested more than 64 deep", id="deep"),
+        pytest.param('{"kind": 1, "kind": 2}', "key 'kind' stands twice", id="key-twice"),
+        pytest.param('{"kind": NaN}', "not valid JSON: NaN at line 1", id="nan"),
+        pytest.param("[]", "holds a list, expected an object", id="list"),
         pytest.param('{"schema_version": 1}', "'kind' must be", id="other-kind"),
-        pytest.param("\udc80", "can't decode", id="not-utf8"),
-        pytest.param(" " * (MAX_BYTES + 1), "it is larger than", id="huge"),
+        pytest.param("\udc80", "byte 0 is not UTF-8", id="not-utf8"),
+        pytest.param(" " * (MAX_BYTES + 1), "larger than the 16,777,216 bytes", id="huge"),
     ],
 )
 def test_other_files_are_refused(source: Path, tmp_path: Path, text: str, match: str):
