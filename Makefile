@@ -13,7 +13,7 @@ override VENV := $(abspath $(VENV))
 BIN := $(VENV)/bin
 FOLDERS := tcompress compress export evaluate
 
-.PHONY: demo install install-transformers4 lint typecheck test test-line support wheel
+.PHONY: demo install install-transformers4 lint typecheck test test-line test-slow support wheel
 
 # The main job on the embedded default: installs what it needs and runs everything in demo/.
 demo:
@@ -47,6 +47,10 @@ typecheck:
 # A process per core: tests use one thread each, and time nothing.
 test:
 	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
+
+# Longer variations of what `make test` shows, which leaves them out.
+test-slow:
+	$(BIN)/python -m pytest -n auto -m slow $(PYTEST_ARGS)
 
 # What looks at transformers, in one environment; with OTHER, checkpoints cross both ways, too.
 test-line:

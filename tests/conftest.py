@@ -77,6 +77,14 @@ _SPECS = {
 MODEL_KINDS = (*_CONFIGS, *_SPECS)
 
 
+def pytest_configure() -> None:
+    """Give every process of `-n` a CPU of its own: thread pools that share them only wait."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if worker and hasattr(os, "sched_setaffinity"):
+        usable = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {usable[int(worker.removeprefix("gw")) % len(usable)]})
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     Forking.allow(item.get_closest_marker("fresh_engines") is None)

@@ -5,7 +5,8 @@ from click.testing import CliRunner, Result
 
 from tcompress.cli import cli
 from tcompress.evaluate.doctor_command import not_faster
-from tcompress.evaluate.product_rates import ProductRate
+from tcompress.evaluate.noise_floor import measure_noise
+from tcompress.evaluate.product_rates import ProductRate, _rate
 
 FEATURES = {"avx512_vnni": True, "avx512_bf16": True}
 MACHINE = {"cpu_features": FEATURES, "gpu": "one", "cpus_usable": 8}
@@ -26,6 +27,7 @@ def test_quick_doctor_times_nothing() -> None:
     assert document["machine"]["versions"]["torch"] in doctor("--quick").stdout
 
 
+@pytest.mark.slow
 def test_doctor_times_every_format_and_the_noise() -> None:
     found = doctor("--noise-s", "1", "--json")
     assert found.exit_code == 0, found.output
@@ -41,6 +43,12 @@ def test_doctor_times_every_format_and_the_noise() -> None:
     assert all(0.01 < rate < 1e5 for rate in rates.values())
     noise = document["noise_floor"]
     assert noise["blocks"] >= 1
+    assert noise["low"] <= noise["value"] <= noise["high"]
+
+
+def test_products_and_noise_are_timed_in_processes() -> None:
+    assert 0.01 < _rate("onnxruntime", "int8", 1).gmacs_per_s < 1e5
+    noise = measure_noise(0.2, threads=1).to_json()
     assert noise["low"] <= noise["value"] <= noise["high"]
 
 

@@ -189,7 +189,6 @@ def test_openvino_runs_images_and_spectrograms(encoder: Encoder, tmp_path: Path)
     assert write_export(encoder, "openvino", tmp_path)["parity"]["max_abs_difference"] < 1e-5
 
 
-@pytest.mark.slow
 def test_images_of_digits_are_pruned_exported_timed_and_judged(
     directories: Callable[[FamilyFixture], Path],
     tcompress: Callable[..., Any],
