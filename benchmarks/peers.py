@@ -30,7 +30,6 @@ from peers_contenders import (
     size_bytes,
 )
 
-from tcompress.artifact import write_json
 from tcompress.compress.demo import prepare_demo
 from tcompress.console import Console
 from tcompress.encoder import CONFIG_FILE
@@ -41,6 +40,7 @@ from tcompress.evaluate.measurement import Latency
 from tcompress.evaluate.quality import judge
 from tcompress.machine import describe_machine, usable_cpus
 from tcompress.preprocessing import Batch, Encoded
+from tcompress.storage import write_json
 from tcompress.worker_process import WorkerProcess
 from tcompress.workspace import DataConfig, Workspace, WorkspaceConfig
 

@@ -2,18 +2,19 @@
 
 import pickle
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 
-from tcompress.artifact import STAGING_PREFIX
-from tcompress.errors import InputError, RequestError, StorageError
+from tcompress import storage
+from tcompress.errors import InputError, RequestError
+from tcompress.staging import STAGING_PREFIX, write_atomically
 
 _SUFFIX = ".checkpoint"
-_STAGING_SUFFIX = ".tmp"
 State = dict[str, Any]
 """Tensors, numbers and strings in dictionaries and lists."""
 
@@ -54,16 +55,7 @@ class Checkpoint:
         Raises:
             StorageError: If the file system refuses.
         """
-        staging = self.path.with_name(f"{self.path.name}{_STAGING_SUFFIX}")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save({"key": self.key, "state": state}, staging)
-            staging.replace(self.path)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            msg = f"{self.path}: cannot be written: {str(error).splitlines()[0]}"
-            raise StorageError(msg) from error
-        finally:
-            staging.unlink(missing_ok=True)
+        write_atomically(self.path, partial(torch.save, {"key": self.key, "state": state}))
 
 
 @dataclass(frozen=True)
@@ -106,16 +98,14 @@ class Phases:
         except (RequestError, InputError):  # again it would fail likewise
             self._remove()
             if not existed:
-                with suppress(OSError):
-                    self.output.parent.rmdir()
+                storage.remove_empty(self.output.parent)
             raise
         self._remove()
 
     def _remove(self, *, stale_only: bool = False) -> None:
         for path in self._files():
-            fresh = path.name.startswith(self._prefix) and path.suffix != _STAGING_SUFFIX
-            if not (fresh and stale_only):
-                path.unlink(missing_ok=True)
+            if not (stale_only and path.name.startswith(self._prefix)):
+                storage.remove(path)
 
     @property
     def _prefix(self) -> str:
@@ -124,5 +114,4 @@ class Phases:
     def _files(self) -> list[Path]:
         start = f"{STAGING_PREFIX}{self.output.name}."
         found = self.output.parent.iterdir() if self.output.parent.is_dir() else ()
-        ends = (_SUFFIX, f"{_SUFFIX}{_STAGING_SUFFIX}")
-        return [path for path in found if path.name.startswith(start) and path.name.endswith(ends)]
+        return [p for p in found if p.name.startswith(start) and p.name.endswith(_SUFFIX)]

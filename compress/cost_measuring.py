@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import nnls
 
-from tcompress.artifact import write_text_atomically
 from tcompress.digests import document_digest
 from tcompress.encoder import Encoder
 from tcompress.errors import ArtifactError, MeasurementError, StorageError
@@ -27,6 +26,7 @@ from tcompress.machine import (
     library_versions,
 )
 from tcompress.plan import CompressionPlan
+from tcompress.staging import write_text_atomically
 
 from .cost import (
     NEURON_STEP,

@@ -1,11 +1,11 @@
 """The embedded defaults: real encoders with real data, prepared once and cached by content."""
 
-import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from tcompress.artifact import write_json, writing_directory
+from tcompress import storage
 from tcompress.console import Console
 from tcompress.data import Columns, read_examples, split_examples
 from tcompress.digests import document_digest, file_digest
-from tcompress.encoder import WEIGHTS_FILE, label_indices, open_encoder
+from tcompress.encoder import WEIGHTS_FILE, label_indices, open_encoder, save_tensors
 from tcompress.errors import (
     DataError,
     MachineError,
@@ -37,6 +37,7 @@ from tcompress.transformer import (
     TransformerSpec,
 )
 from tcompress.workspace import DataConfig, WorkspaceConfig
+from tcompress.writing import writing_directory
 
 from .finetuning import FinetuneRecipe, Split, choose_precision, finetune_, kept_epoch
 
@@ -136,15 +137,19 @@ def _base_model() -> Path:
 
 def _make_reviews(directory: Path, console: Console) -> None:
     table = _read_reviews(console)
-    table.to_csv(directory / "all.csv", index=False)
+    _write_table(table, directory / "all.csv")
     examples = read_examples(directory / "all.csv", Columns(group="movie_name"))
-    (directory / "all.csv").unlink()
+    storage.remove(directory / "all.csv")
     sides = split_examples(examples, **_REVIEWS_SPLIT, seed=0)
     for name, side in zip(("train", "validation", "test"), sides, strict=True):
         rows = [int(row) for row in side.ids]
-        table.iloc[rows].to_csv(directory / f"{name}.csv", index=False)
+        _write_table(table.iloc[rows], directory / f"{name}.csv")
     _write_base_classifier(directory / "base")
     _train(directory, "csv", _reviews_recipe(), console)
+
+
+def _write_table(table: pd.DataFrame, path: Path) -> None:
+    storage.write_with(path, partial(table.to_csv, index=False))
 
 
 def _reviews_recipe() -> FinetuneRecipe:
@@ -193,10 +198,10 @@ def _write_base_classifier(directory: Path) -> None:
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     base = _base_model()
-    directory.mkdir()
+    storage.make_directory(directory)
     for name in TOKENIZER_FILES:
         if (base / name).is_file():
-            shutil.copyfile(base / name, directory / name)
+            storage.copy_file(base / name, directory / name)
     config = AutoConfig.from_pretrained(
         str(base),
         local_files_only=True,
@@ -204,7 +209,7 @@ def _write_base_classifier(directory: Path) -> None:
         id2label=dict(enumerate(_LABELS)),
         label2id={label: i for i, label in enumerate(_LABELS)},
     )
-    config.to_json_file(str(directory / "config.json"))
+    storage.write_with(directory / "config.json", config.to_json_file)
     torch.manual_seed(0)
     model: Any = AutoModelForSequenceClassification.from_config(config)
     missing = model.base_model.load_state_dict(
@@ -213,7 +218,7 @@ def _write_base_classifier(directory: Path) -> None:
     if missing:
         msg = f"{base}: the demo's encoder lacks {missing[0]!r}"
         raise ModelError(msg)
-    save_file(model.state_dict(), directory / WEIGHTS_FILE)
+    save_tensors(model.state_dict(), directory / WEIGHTS_FILE)
 
 
 def _make_digits(directory: Path, console: Console) -> None:
@@ -226,12 +231,13 @@ def _make_digits(directory: Path, console: Console) -> None:
     parts = np.split(order, [test, test + validation])
     for name, rows in zip(("test", "validation", "train"), parts, strict=True):
         labels = digits.target[rows].astype(np.int64)
-        np.savez(directory / f"{name}.npz", inputs=inputs[rows], labels=labels)
+        arrays = {"inputs": inputs[rows], "labels": labels}
+        storage.write_with(directory / f"{name}.npz", partial(np.savez, **arrays))
     torch.manual_seed(0)
     model = TransformerClassifier(_DIGITS_SPEC)
-    (directory / "base").mkdir()
+    storage.make_directory(directory / "base")
     _DIGITS_SPEC.write(directory / "base" / ARCHITECTURE_FILE)
-    save_file(model.state_dict(), directory / "base" / WEIGHTS_FILE)
+    save_tensors(model.state_dict(), directory / "base" / WEIGHTS_FILE)
     _train(directory, "npz", _DIGITS_RECIPE, console)
 
 
@@ -245,10 +251,10 @@ def _train(directory: Path, suffix: str, recipe: FinetuneRecipe, console: Consol
         return Split(encoded, label_indices(encoder.labels, examples))
 
     history = finetune_(encoder, split("train"), split("validation"), recipe, console.track)
-    (directory / "model").mkdir()
+    storage.make_directory(directory / "model")
     encoder.save(directory / "model")
-    shutil.rmtree(directory / "base")
-    write_json(
+    storage.remove_tree(directory / "base")
+    storage.write_json(
         directory / "training.json",
         recipe.to_json() | {"validation_accuracy": [epoch.accuracy for epoch in history]},
     )

@@ -5,12 +5,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tcompress.artifact import write_text_atomically
 from tcompress.console import Console
 from tcompress.errors import ArtifactError
 from tcompress.loading import load_encoder
 from tcompress.stage_key import Reads, StageKey, differences
 from tcompress.stages import DataSource
+from tcompress.staging import write_text_atomically
 from tcompress.workspace import reference_to
 
 from .calibration import rank_on_examples

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tcompress.artifact import Artifact, is_artifact, write_text_atomically
+from tcompress.artifact import Artifact, is_artifact
 from tcompress.data import Answer, Examples
 from tcompress.digests import document_digest
 from tcompress.errors import DataError
 from tcompress.machine import cpu_features, gpu_name, library_versions, usable_cpus
+from tcompress.staging import write_text_atomically
 from tcompress.tasks import Task
 from tcompress.workspace import reference_to
 

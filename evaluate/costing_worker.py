@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tcompress.storage import make_directory
 from tcompress.worker_process import serve
 
 from .torch_engine import open_pytorch
@@ -96,7 +97,7 @@ class CostingWorker:
         from tcompress.export.onnx_graph import write_onnx
         from tcompress.runtime import MODEL_FILES, ONNX_KIND
 
-        directory.mkdir(exist_ok=True)
+        make_directory(directory)
         deployed = deploy(shape_like(self._encoder, plan))
         write_onnx(deployed, directory / MODEL_FILES[ONNX_KIND], metadata={})
 

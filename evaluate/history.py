@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from tcompress.artifact import write_text_atomically
 from tcompress.console import Console
 from tcompress.digests import document_digest
 from tcompress.errors import ArtifactError, ModelError
+from tcompress.staging import write_text_atomically
 from tcompress.workspace import reference_to
 
 from .entry import metric_of

@@ -52,10 +52,10 @@ def measure_noise(budget_s: float, threads: int | None = None, seed: int = 0) ->
 
 def _write_stand_in(directory: Path) -> None:
     import torch
-    from safetensors.torch import save_file
+    from tcompress.encoder import save_tensors
 
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         model = TransformerClassifier(_STAND_IN)
     _STAND_IN.write(directory / ARCHITECTURE_FILE)
-    save_file(model.state_dict(), directory / "model.safetensors")
+    save_tensors(model.state_dict(), directory / "model.safetensors")

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from tcompress import storage
 from tcompress.compress.static_inputs import static_inputs
 from tcompress.encoder import Encoder, copy_carried_files
 from tcompress.errors import ExportError
@@ -149,7 +150,7 @@ def _limit_tokenizer(directory: Path, preprocessor: TextPreprocessor) -> None:
     path = directory / _TOKENIZER_CONFIG
     document = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     document["model_input_names"] = list(preprocessor.input_names)
-    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    storage.write_text(path, json.dumps(document, indent=2) + "\n")
 
 
 def _preprocessing(encoder: Encoder) -> dict[str, Any]:

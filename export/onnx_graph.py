@@ -16,6 +16,7 @@ import onnx
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
+from tcompress import storage
 from tcompress.anatomy import Activation
 from tcompress.compress.product_inputs import Product
 from tcompress.compress.static_inputs import StaticInput, StaticInputs
@@ -90,7 +91,7 @@ def write_onnx(
     model = _model(writer, deployed, metadata)
     _check_operators(deployed, writer.nodes)
     onnx.checker.check_model(model)
-    path.write_bytes(model.SerializeToString(deterministic=True))
+    storage.write_bytes(path, model.SerializeToString(deterministic=True))
 
 
 def expected_operators(deployed: PlainEncoder) -> Counter[str]:

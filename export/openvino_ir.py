@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +20,7 @@ from typing import Any, cast
 import onnx
 from torch import nn
 
+from tcompress import storage
 from tcompress.errors import CalibrationError, ExportError
 from tcompress.plain import PlainEncoder, PlainLayer
 from tcompress.plan import CompressionPlan, Precision
@@ -113,7 +115,8 @@ def save(model: Any, path: Path, metadata: dict[str, str]) -> None:
     """
     for key, value in metadata.items():
         model.set_rt_info(value, key.split("."))
-    import_openvino().save_model(model, path, compress_to_fp16=False)
+    save_model = partial(import_openvino().save_model, model, compress_to_fp16=False)
+    storage.write_with(path, save_model)
 
 
 def check_precisions(plan: CompressionPlan) -> None:

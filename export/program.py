@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from tcompress import storage
 from tcompress.compress.precision import lowered
 from tcompress.plain import PlainEncoder
 
@@ -65,7 +66,7 @@ def write_program(deployed: PlainEncoder, path: Path, inputs: tuple[Tensor, ...]
         shape[1] = Dim("tokens", max=deployed.embedding.max_tokens)
     with _ignoring_export_noise(), torch.no_grad():
         program = torch.export.export(module, inputs, dynamic_shapes=((shape,) * len(inputs),))
-        torch.export.save(program, str(path))
+        storage.write_with(path, lambda place: torch.export.save(program, str(place)))
 
 
 @contextmanager

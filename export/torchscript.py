@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tcompress import storage
 from tcompress.compress.precision import dynamic_int8, lowered
 from tcompress.plain import PlainEncoder
 from tcompress.runtime import ignoring_torchscript_deprecation
@@ -27,4 +28,5 @@ def write_torchscript(deployed: PlainEncoder, path: Path, inputs: tuple[Tensor, 
     module = lowered(deployed, dynamic_int8)
     with ignoring_torchscript_deprecation(), torch.no_grad():
         traced = torch.jit.trace(module, inputs, check_trace=False)
-        torch.jit.freeze(traced).save(str(path))
+        frozen = torch.jit.freeze(traced)
+        storage.write_with(path, lambda place: frozen.save(str(place)))

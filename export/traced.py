@@ -9,6 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +21,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.export import Dim
 
+from tcompress import storage
 from tcompress.compress.precision import HalfLinear, dynamic_int8, replace_modules_
 from tcompress.encoder import Encoder, logits_of
 from tcompress.errors import ExportError, MissingExtraError
@@ -85,13 +87,14 @@ def write_traced(encoder: Encoder, kind: str, path: Path, metadata: dict[str, st
         if kind == TORCHSCRIPT_KIND:
             with ignoring_torchscript_deprecation():
                 traced = torch.jit.trace(module, inputs, check_trace=False)
-                torch.jit.freeze(traced).save(str(path))
+                frozen = torch.jit.freeze(traced)
+            storage.write_with(path, lambda place: frozen.save(str(place)))
             return
         program = torch.export.export(module, inputs, dynamic_shapes=_shapes(encoder, len(inputs)))
         if kind == ONNX_KIND:
             _write_onnx(encoder, program, module.input_names, path, metadata)
         else:
-            torch.export.save(program, str(path))
+            storage.write_with(path, lambda place: torch.export.save(program, str(place)))
 
 
 def _check(encoder: Encoder, kind: str) -> None:
@@ -152,7 +155,7 @@ def _write_onnx(
         model = _quantized(model, names)
     for key, value in metadata.items():
         model.metadata_props.add(key=key, value=value)
-    path.write_bytes(model.SerializeToString(deterministic=True))
+    storage.write_bytes(path, model.SerializeToString(deterministic=True))
 
 
 def _quantized(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
@@ -169,7 +172,7 @@ def _quantized(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
     ]
     with tempfile.TemporaryDirectory() as scratch:
         before, after = Path(scratch) / "fp32.onnx", Path(scratch) / "int8.onnx"
-        onnx.save(model, before)
+        storage.write_with(before, partial(onnx.save, model))
         quantize_dynamic(
             before,
             after,

@@ -1,29 +1,24 @@
-"""Directories that tcompress writes: a manifest with digests, and all or nothing."""
+"""Directories that tcompress wrote: a manifest with digests."""
 
-import json
 import os
 import reprlib
-import shutil
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
 from .digests import document_digest, file_digest
-from .errors import ArtifactError, OutputExistsError, StorageError
+from .errors import ArtifactError
 from .intake import read_json
 from .machine import cpu_features, library_versions
 from .plan import CompressionPlan
+from .staging import recover
 from .tasks import Task
 
 MANIFEST_FILE = "manifest.json"
 SCHEMA_VERSION = 1
 ENCODER_KIND = "encoder"
-STAGING_PREFIX = ".tcompress-"
-_STAGING_SUFFIX = ".tmp"
 _REMEDY = "write the artifact again, or delete its directory"
 
 
@@ -119,6 +114,7 @@ class Manifest:
             ArtifactError: If the manifest is missing or not of a form that is known.
         """
         path = directory / MANIFEST_FILE
+        recover(directory)
         if not path.exists():
             msg = f"{directory}: no {MANIFEST_FILE} in it; not a directory that tcompress wrote"
             raise ArtifactError(msg)
@@ -202,17 +198,23 @@ class Artifact:
 
     def faults(self) -> list[str]:
         """Compare the files with the manifest; empty means that everything holds."""
-        listed = self.manifest.files
-        found = [p for p in sorted(self.directory.rglob("*")) if not p.is_dir() or p.is_symlink()]
-        present = {p.relative_to(self.directory).as_posix() for p in found} - {MANIFEST_FILE}
+        listed, present = self.manifest.files, self._present()
         faults = [f"{name} is missing" for name in sorted(set(listed) - present)]
-        faults += [f"{name} is not in the manifest" for name in sorted(present - set(listed))]
+        faults += [f"{name} is not in the manifest" for name in self.unlisted()]
         faults += [
             f"{name} differs from the manifest"
             for name in sorted(present & set(listed))
             if not _holds(self.directory / name, listed[name])
         ]
         return faults
+
+    def unlisted(self) -> list[str]:
+        """Return the files in the directory that the manifest does not know."""
+        return sorted(self._present() - set(self.manifest.files))
+
+    def _present(self) -> set[str]:
+        found = [p for p in self.directory.rglob("*") if not p.is_dir() or p.is_symlink()]
+        return {p.relative_to(self.directory).as_posix() for p in found} - {MANIFEST_FILE}
 
 
 def _holds(path: Path, entry: Mapping[str, Any]) -> bool:
@@ -272,181 +274,5 @@ def is_artifact(directory: Path) -> bool:
     Args:
         directory: Any path.
     """
+    recover(directory)
     return (directory / MANIFEST_FILE).is_file()
-
-
-@contextmanager
-def writing_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Give a staging directory that becomes `target` when the block ends well.
-
-    It stands beside the target, so that the last step is one rename. If the block raises,
-    nothing is left behind and an old target stays as it was.
-
-    Args:
-        target: The directory to appear.
-        replace: Whether an artifact that is already there may be replaced.
-
-    Yields:
-        The staging directory.
-
-    Raises:
-        OutputExistsError: If the target exists and may not be replaced.
-        StorageError: If the file system refuses.
-    """
-    _finish_interrupted_swap(target)
-    check_output(target, replace=replace)
-    staging = target.parent / f"{STAGING_PREFIX}{uuid.uuid4().hex}{_STAGING_SUFFIX}"
-    try:
-        staging.mkdir(parents=True)
-        yield staging
-        for path in staging.rglob("*"):
-            if path.is_file():
-                _sync(path)
-        _sync(staging)
-        check_output(target, replace=replace)  # another process may have been quicker
-        _swap(staging, target)
-        _sync(target.parent)
-    except OSError as error:
-        msg = f"{target}: cannot be written: {error.strerror or error}"
-        raise StorageError(msg) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-@contextmanager
-def writing_artifact(target: Path, *, replace: bool = False) -> Iterator["ArtifactDraft"]:
-    """Give a draft that becomes an artifact when the block ends well and set a manifest.
-
-    Args:
-        target: The directory to appear.
-        replace: Whether an artifact that is already there may be replaced.
-
-    Yields:
-        The draft.
-    """
-    with writing_directory(target, replace=replace) as staging:
-        draft = ArtifactDraft(staging)
-        yield draft
-        if draft.manifest is None:
-            msg = f"{target}: no manifest was set"
-            raise RuntimeError(msg)
-        files = {
-            path.relative_to(staging).as_posix(): {
-                "sha256": file_digest(path),
-                "size_bytes": path.stat().st_size,
-            }
-            for path in sorted(staging.rglob("*"))
-            if path.is_file()
-        }
-        document = draft.manifest.to_json() | {"files": files}
-        write_json(staging / MANIFEST_FILE, document)
-
-
-@dataclass
-class ArtifactDraft:
-    """An artifact that is being written.
-
-    Attributes:
-        directory: Where to put its files.
-        manifest: To be set before the block ends; its `files` are filled in.
-    """
-
-    directory: Path
-    manifest: Manifest | None = None
-
-
-def check_output(target: Path, *, replace: bool) -> None:
-    """Raise unless `target` may be written.
-
-    Args:
-        target: A directory to appear.
-        replace: Whether an artifact there may be replaced; anything else never may.
-
-    Raises:
-        OutputExistsError: If something is there that has to stay.
-    """
-    if not (target.exists() or target.is_symlink()):
-        return
-    if target.is_dir() and not target.is_symlink():
-        if not any(target.iterdir()):
-            return
-        if replace and is_artifact(target):
-            return
-    if replace:
-        msg = f"{target}: exists and is not an artifact of tcompress; choose another --output"
-    else:
-        msg = f"{target}: exists already; pass --force to replace it, or another --output"
-    raise OutputExistsError(msg)
-
-
-def write_json(path: Path, document: Any) -> None:
-    """Write a JSON document, readable and with a final newline.
-
-    Args:
-        path: The file.
-        document: What to write.
-    """
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
-
-
-def write_text_atomically(path: Path, text: str) -> None:
-    """Write a file beside its target and rename it into place.
-
-    Args:
-        path: The file to appear.
-        text: Its content.
-
-    Raises:
-        StorageError: If the file system refuses.
-    """
-    staging = path.parent / f"{STAGING_PREFIX}{uuid.uuid4().hex}{_STAGING_SUFFIX}"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staging.write_text(text, encoding="utf-8")
-        _sync(staging)
-        staging.replace(path)
-    except OSError as error:
-        msg = f"{path}: cannot be written: {error.strerror or error}"
-        raise StorageError(msg) from error
-    finally:
-        staging.unlink(missing_ok=True)
-
-
-def _swap(staging: Path, target: Path) -> None:
-    """Rename the staging directory to the target, moving an old target aside first."""
-    old = _aside(target)
-    had_target = target.exists()
-    if had_target:
-        target.rename(old)
-    try:
-        staging.rename(target)
-    except BaseException:
-        if had_target and not target.exists():
-            old.rename(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _aside(target: Path) -> Path:
-    """Where an artifact stands while another takes its place."""
-    return target.with_name(f"{STAGING_PREFIX}{target.name}.old")
-
-
-def _finish_interrupted_swap(target: Path) -> None:
-    """Clean up after a process that was killed between the two renames of `_swap`."""
-    old = _aside(target)
-    if old.is_dir() and not target.exists():
-        old.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    """Force a file or directory to disk, where the system can."""
-    if os.name == "nt" and path.is_dir():
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,27 +1,36 @@
 """A trained encoder with its head, preprocessing, labels and compression plan."""
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from . import families
+from . import families, storage
 from .anatomy import Anatomy
 from .attention import replace_attention_
 from .blueprint import ANATOMY_FILE
 from .data import Examples, label_index
 from .digests import document_digest, file_digest
-from .embedder import Embedder, EmbedderSpec, dense_weights, embedder_files, is_embedder
+from .embedder import (
+    Embedder,
+    EmbedderSpec,
+    check_dense,
+    dense_weights,
+    embedder_files,
+    is_embedder,
+)
 from .errors import DataError, DeviceError, ModelError
 from .factories import FACTORY_FILE
 from .images import PROCESSOR_FILE
+from .intake import check_files
+from .intake.configs import CONFIG_FILE, check_sizes, read_config_document, sizes_of
+from .intake.weights import WEIGHTS_FILE, read_headers, read_weights, weight_names
 from .own_module import PREFIX, OwnModule, build, described, is_described, opened
 from .plan import CompressionPlan
 from .preprocessing import TOKENIZER_FILES, Batch, Preprocessor, open_preprocessor
@@ -29,8 +38,6 @@ from .pruned_checkpoints import plan_without, take_pruned_heads_
 from .tasks import Task, check_task, infer_task, unit_of
 from .transformer import ARCHITECTURE_FILE, TransformerClassifier, TransformerSpec
 
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
 ANSWER_ENDS = ("start", "end")
 """Names of the outputs for each token of a context."""
 _AUTO_CLASSES = {
@@ -145,9 +152,22 @@ class Encoder:
             part = {n[len(prefix) :]: v.clone() for n, v in state.items() if n.startswith(prefix)}
             if self.plan.is_dense:
                 part = families.published(self.model, part)
-            save_file(part, directory / name, metadata={"format": "pt"})
-            # safetensors makes files that only their owner may read
-            (directory / name).chmod(0o644)
+            save_tensors(part, directory / name)
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a safetensors file.
+
+    Args:
+        tensors: Tensors by name; no two share memory.
+        path: The file.
+
+    Raises:
+        StorageError: If the file system refuses.
+    """
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    write = partial(save_file, tensors, metadata={"format": "pt"})
+    storage.write_with(path, write, size)
 
 
 def logits_of(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
@@ -200,8 +220,8 @@ def copy_carried_files(source: Path, target: Path) -> None:
         target: An existing directory.
     """
     for name in _carried_files(source):
-        (target / name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(source / name, target / name)
+        storage.make_directory((target / name).parent)
+        storage.copy_file(source / name, target / name)
 
 
 def model_digest(directory: Path) -> str:
@@ -211,19 +231,21 @@ def model_digest(directory: Path) -> str:
         directory: A model directory.
 
     Raises:
-        ModelError: If it holds no `model.safetensors`.
+        ModelError: If it holds no weights in safetensors form, or files that may not be opened.
     """
-    path = directory / WEIGHTS_FILE
-    if not path.is_file():
-        msg = f"{directory}: no {WEIGHTS_FILE} in it"
-        raise ModelError(msg)
     dense = dense_weights(EmbedderSpec.read(directory)).values() if is_embedder(directory) else ()
-    names = (WEIGHTS_FILE, *dense, *_carried_files(directory))
+    parts = [part for name in (WEIGHTS_FILE, *dense) for part in weight_names(directory, name)]
+    names = (*parts, *_carried_files(directory))
     return document_digest({name: file_digest(directory / name) for name in names})
 
 
 def _carried_files(directory: Path) -> list[str]:
-    """Return the configuration and tokenizer files that are there, below the directory."""
+    """Return the configuration and tokenizer files that are there, below the directory.
+
+    Raises:
+        ModelError: If one of them may not be opened.
+    """
+    check_files(directory, _CARRIED_FILES)
     found = [name for name in _CARRIED_FILES if (directory / name).is_file()]
     return [*found, *embedder_files(directory)]
 
@@ -276,6 +298,7 @@ def open_encoder(
     if not directory.is_dir():
         msg = f"{directory}: no such model directory"
         raise ModelError(msg)
+    check_files(directory, _CARRIED_FILES)
     model: nn.Module
     if (directory / FACTORY_FILE).is_file():
         model = _open_own(directory, plan)
@@ -315,7 +338,7 @@ def open_encoder(
 
 
 def _open_own(directory: Path, plan: CompressionPlan | None) -> OwnModule:
-    module, state = build(directory), _read_weights(directory)
+    module, state = build(directory), read_weights(directory)
     if is_described(directory):
         model = described(directory, module)
         if plan is not None:
@@ -351,9 +374,10 @@ def _padding_id(directory: Path) -> int | None:
 
 
 def _open_torch(directory: Path, plan: CompressionPlan | None) -> tuple[nn.Module, tuple[str, ...]]:
-    spec = TransformerSpec.read(directory / ARCHITECTURE_FILE)
-    state = _read_weights(directory)
-    model = TransformerClassifier(spec)
+    path = directory / ARCHITECTURE_FILE
+    spec = TransformerSpec.read(path)
+    check_sizes(path, spec.sizes, read_headers(directory))
+    model, state = TransformerClassifier(spec), read_weights(directory)
     if any(name.endswith("in_proj_weight") for name in state):
         _load_state(directory, model, state)
         replace_attention_(model)
@@ -372,16 +396,16 @@ def read_config(directory: Path) -> Any:
         directory: A model directory.
 
     Raises:
-        ModelError: If it cannot be read.
+        ModelError: If it cannot be read, or asks for more than its weights hold.
     """
-    from transformers import AutoConfig
+    from transformers import CONFIG_MAPPING
 
+    path = directory / CONFIG_FILE
+    document = read_config_document(directory, families.known_families())
     try:
-        return AutoConfig.from_pretrained(
-            str(directory), local_files_only=True, trust_remote_code=False
-        )
+        return CONFIG_MAPPING[document["model_type"]].from_dict(document)
     except Exception as error:  # the parsers raise many kinds
-        msg = f"{directory / CONFIG_FILE}: cannot be read: {str(error).splitlines()[0]}"
+        msg = f"{path}: cannot be read: {_first_line(error)}"
         raise ModelError(msg) from error
 
 
@@ -389,8 +413,9 @@ def _open_transformers(
     directory: Path, config: Any, task: Task, plan: CompressionPlan | None
 ) -> tuple[nn.Module, tuple[str, ...], CompressionPlan | None]:
     pruned = take_pruned_heads_(config)
-    state = _read_weights(directory)
-    model = _build_model(directory, config, task)
+    path = directory / CONFIG_FILE
+    check_sizes(path, sizes_of(path, config), read_headers(directory))
+    model, state = _build_model(directory, config, task), read_weights(directory)
     families.prepare_(model)
     if plan is None and pruned:
         plan = plan_without(pruned, families.anatomy_of(model))
@@ -407,7 +432,7 @@ def _open_transformers(
 def _load_embedder(directory: Path, model: Embedder, state: dict[str, Tensor]) -> None:
     named = {f"base.{n}": v for n, v in families.translated(model, state).items()}
     for prefix, name in dense_weights(model.spec).items():
-        dense = _read_weights(directory, name)
+        dense = read_weights(directory, name)
         named |= {f"{prefix}{n}": v for n, v in dense.items()}
     _load_state(directory, model, named)
 
@@ -417,7 +442,11 @@ def _build_model(directory: Path, config: Any, task: Task) -> nn.Module:
 
     name = _AUTO_CLASSES.get(task) or families.classifier_of(config.model_type)
     model: nn.Module = _build(directory, config, getattr(transformers, name)).float()
-    return Embedder(model, EmbedderSpec.read(directory)) if task is Task.EMBEDDING else model
+    if task is not Task.EMBEDDING:
+        return model
+    spec = EmbedderSpec.read(directory)
+    check_dense(directory, spec)
+    return Embedder(model, spec)
 
 
 def _build(directory: Path, config: Any, auto_class: Any) -> Any:
@@ -428,9 +457,16 @@ def _build(directory: Path, config: Any, auto_class: Any) -> Any:
             return build(config, attn_implementation="sdpa", trust_remote_code=False)
         except ValueError:  # ELECTRA on transformers 4.57 has no fused attention
             return build(config, attn_implementation="eager", trust_remote_code=False)
-    except (ValueError, ImportError) as error:
-        msg = f"{directory}: no {auto_class.__name__} of type {config.model_type!r} is known"
+    except Exception as error:  # of a value that means nothing, the library raises many kinds
+        msg = (
+            f"{directory / CONFIG_FILE}: no {auto_class.__name__} of type {config.model_type!r} "
+            f"can be built of it: {_first_line(error)}"
+        )
         raise ModelError(msg) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _label_names(directory: Path, config: Any) -> tuple[str, ...]:
@@ -443,21 +479,6 @@ def _label_names(directory: Path, config: Any) -> tuple[str, ...]:
         )
         raise ModelError(msg)
     return labels
-
-
-def _read_weights(directory: Path, name: str = WEIGHTS_FILE) -> dict[str, Tensor]:
-    path = directory / name
-    if not path.is_file():
-        msg = f"{directory}: no {name} in it; save the model in safetensors form"
-        raise ModelError(msg)
-    try:
-        state = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        msg = f"{path}: damaged or not safetensors: {error}"
-        raise ModelError(msg) from error
-    return {
-        name: value.float() if value.is_floating_point() else value for name, value in state.items()
-    }
 
 
 def _load_state(directory: Path, model: nn.Module, state: dict[str, Tensor]) -> None:

@@ -8,13 +8,13 @@ the environment variable that hands it to processes started by this one.
 import json
 import os
 import re
-import shutil
 import sys
 from collections.abc import Callable
 from importlib import import_module, util
 from pathlib import Path
 from typing import Any
 
+from . import storage
 from .digests import document_digest
 from .errors import ModelError, RequestError
 from .machine import cache_directory
@@ -148,13 +148,13 @@ def house(name: str, weights: Path | None, directory: Path | None = None) -> Pat
     if directory is None:
         key = document_digest({"factory": name, "weights": str(file.resolve())})
         directory = cache_directory() / "modules" / key[:16]
-    directory.mkdir(parents=True, exist_ok=True)
+    storage.make_directory(directory)
     for beside in (ANATOMY_FILE, *TOKENIZER_FILES):
         if (file.parent / beside).is_file():
-            shutil.copyfile(file.parent / beside, directory / beside)
+            storage.copy_file(file.parent / beside, directory / beside)
     document = {"schema_version": _SCHEMA_VERSION, "factory": name}
-    (directory / FACTORY_FILE).write_text(json.dumps(document) + "\n", encoding="utf-8")
-    link(file.resolve(), directory / _WEIGHTS_FILE)
+    storage.write_text(directory / FACTORY_FILE, json.dumps(document) + "\n")
+    storage.link(file.resolve(), directory / _WEIGHTS_FILE)
     return directory
 
 
@@ -187,17 +187,3 @@ def _weights_of(name: str, weights: Path | None) -> Path:
         )
         raise RequestError(msg)
     return file
-
-
-def link(file: Path, name: Path) -> None:
-    """Make a link to a file, or a copy where links are not allowed; replaces what is there.
-
-    Args:
-        file: The file.
-        name: The link.
-    """
-    name.unlink(missing_ok=True)
-    try:
-        name.symlink_to(file)
-    except OSError:  # Windows lets few users make links
-        shutil.copyfile(file, name)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from .anatomy import Anatomy
-from .artifact import write_json
 from .attention import HeadAttention, replace_attention_
 from .blueprint import (
     ANATOMY_FILE,
@@ -25,6 +24,7 @@ from .discovery import FusedProjectionError, discover, record
 from .encoded import ATTENTION_MASK
 from .errors import ModelError
 from .factories import built_by
+from .storage import write_json
 from .transformer import TensorInputs
 
 PREFIX = "module."

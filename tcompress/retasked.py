@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from . import storage
 from .artifact import is_artifact
 from .digests import file_digest
 from .encoder import CONFIG_FILE, WEIGHTS_FILE, copy_carried_files, read_config
 from .errors import OutputExistsError, RequestError
-from .factories import link
 from .tasks import Task, infer_task
 
 _PROBLEMS = {
@@ -51,10 +51,10 @@ def retasked(directory: Path, task: Task, target: Path, *, replace: bool) -> Pat
     if target.exists() and not (replace or _holds(target, document, weights)):
         msg = f"{target}: another model is here already; pass --force to replace it"
         raise OutputExistsError(msg)
-    target.mkdir(parents=True, exist_ok=True)
+    storage.make_directory(target)
     copy_carried_files(directory, target)
-    (target / CONFIG_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    link(weights, target / WEIGHTS_FILE)
+    storage.write_text(target / CONFIG_FILE, json.dumps(document, indent=2) + "\n")
+    storage.link(weights, target / WEIGHTS_FILE)
     return target
 
 

@@ -8,15 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from .artifact import (
-    ENCODER_KIND,
-    Artifact,
-    Manifest,
-    Parent,
-    check_output,
-    is_artifact,
-    writing_artifact,
-)
+from .artifact import ENCODER_KIND, Artifact, Manifest, Parent, is_artifact
 from .console import Console
 from .data import Columns, Examples, is_hub_name, read_examples
 from .encoder import Encoder
@@ -26,6 +18,7 @@ from .options import Common, DataOptions, StageOptions
 from .preprocessing import Encoded, Preprocessor
 from .stage_key import Reads, StageKey
 from .workspace import DataConfig, Workspace, find_workspace, made_from, reference_to, source_of
+from .writing import check_output, writing_artifact
 
 
 def optional_workspace(common: Common, *, needed: bool) -> Workspace | None:

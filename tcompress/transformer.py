@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .errors import ModelError
+from .intake import read_json
+from .intake.configs import Sizes
+from .storage import write_text
 
 ARCHITECTURE_FILE = "architecture.json"
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -125,6 +128,12 @@ class TransformerSpec:
         return "input_ids" if self.vocab_size else "inputs"
 
     @property
+    def sizes(self) -> Sizes:
+        """How large the model is."""
+        rows = self.vocab_size + self.feature_size + self.max_positions + len(self.labels)
+        return Sizes(self.num_layers, self.d_model, self.feed_forward_size, rows)
+
+    @property
     def inputs(self) -> TensorInputs:
         """What the model reads, where that is no text."""
         return TensorInputs(self.input_name, self.vocab_size, self.feature_size, self.max_positions)
@@ -140,13 +149,13 @@ class TransformerSpec:
             ModelError: If it is not a valid specification.
         """
         try:
-            document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            document: dict[str, Any] = read_json(path)
             known = {field.name for field in fields(cls)}
             if unknown := sorted(set(document) - known):
                 msg = f"unknown keys {unknown}; known are {sorted(known)}"
                 raise ValueError(msg)
             return cls(**document)
-        except (OSError, ValueError, TypeError) as error:
+        except (ValueError, TypeError) as error:
             msg = f"{path}: not an architecture description: {error}"
             raise ModelError(msg) from error
 
@@ -156,7 +165,7 @@ class TransformerSpec:
         Args:
             path: The file to write.
         """
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(asdict(self), indent=2) + "\n")
 
 
 class TransformerClassifier(nn.Module):

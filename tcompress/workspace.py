@@ -8,15 +8,7 @@ from typing import Any, Self, get_args, get_origin, get_type_hints
 
 import tomli_w
 
-from .artifact import (
-    ENCODER_KIND,
-    STAGING_PREFIX,
-    Artifact,
-    Manifest,
-    Parent,
-    is_artifact,
-    write_text_atomically,
-)
+from .artifact import ENCODER_KIND, Artifact, Manifest, Parent, is_artifact
 from .data import (
     STRIDE,
     Columns,
@@ -29,6 +21,7 @@ from .data import (
 from .encoder import model_digest
 from .errors import ArtifactError, DataError, StorageError, WorkspaceError
 from .intake import read_toml
+from .staging import STAGING_PREFIX, write_text_atomically
 
 CONFIG_FILE = "tcompress.toml"
 ANSWERS_DIRECTORY = "answers"

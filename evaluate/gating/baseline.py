@@ -13,7 +13,6 @@ from typing import Any, Self
 
 import numpy as np
 
-from tcompress.artifact import write_text_atomically
 from tcompress.console import Console
 from tcompress.data import Examples
 from tcompress.digests import document_digest
@@ -21,6 +20,7 @@ from tcompress.encoder import label_indices
 from tcompress.errors import DataError, InputError, ModelError, RequestError
 from tcompress.machine import cpu_features, cpu_name, library_versions, usable_cpus
 from tcompress.preprocessing import TOKENIZER_FILES
+from tcompress.staging import write_text_atomically
 from tcompress.workspace import reference_to, source_of
 
 from ..accuracy import Predictions, Watch, predict

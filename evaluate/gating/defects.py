@@ -3,25 +3,21 @@
 Some stand in the files, some in what the inputs are turned into, some in how the answers are read.
 """
 
-import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tcompress.artifact import (
-    ENCODER_KIND,
-    MANIFEST_FILE,
-    Manifest,
-    is_artifact,
-    writing_artifact,
-)
+from tcompress import storage
+from tcompress.artifact import ENCODER_KIND, MANIFEST_FILE, Manifest, is_artifact
 from tcompress.loading import load_encoder
 from tcompress.preprocessing import Batch
 from tcompress.runtime import MODEL_FILES, ONNX_KIND
+from tcompress.writing import writing_artifact
 
 from .sides import Logits
 
@@ -141,7 +137,7 @@ def write_damaged(name: str, directory: Path, target: Path) -> bool:
                 changed = _save_encoder(name, directory, draft.directory)
             draft.manifest = replace(manifest, files={})
         return changed
-    target.mkdir()
+    storage.make_directory(target)
     return _save_encoder(name, directory, target)
 
 
@@ -173,7 +169,7 @@ def _copy_onnx(name: str, directory: Path, target: Path) -> bool:
     model_file = MODEL_FILES[ONNX_KIND]
     for path in directory.iterdir():
         if path.name not in (model_file, MANIFEST_FILE):
-            shutil.copy(path, target / path.name)
+            storage.copy_file(path, target / path.name)
     model = onnx.load(directory / model_file)
     change = _broken if name == "broken scale" else _zeroed
     changed = False
@@ -182,7 +178,7 @@ def _copy_onnx(name: str, directory: Path, target: Path) -> bool:
         after = change(tensor.name)(before)
         changed |= not np.array_equal(before, after)
         tensor.CopyFrom(numpy_helper.from_array(after, tensor.name))
-    onnx.save(model, target / model_file)
+    storage.write_with(target / model_file, partial(onnx.save, model))
     return changed
 
 

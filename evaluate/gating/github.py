@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tcompress.console import one_line
+from tcompress.storage import append_text
 
 from ..noninferiority import Verdict
 from .verdict import Check, GateReport
@@ -61,8 +62,7 @@ def append_summary(path: Path, text: str) -> str | None:
     if written + len(text.encode()) > SUMMARY_BYTES:
         words = f"the step's summary is full ({written:,} bytes); the gate's report is left out"
         return _command("notice", "tcompress gate", words)
-    with path.open("a", encoding="utf-8", newline="\n") as file:
-        file.write(f"{text}\n")
+    append_text(path, f"{text}\n")
     return None
 
 

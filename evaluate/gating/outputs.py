@@ -4,8 +4,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from tcompress.artifact import write_text_atomically
-from tcompress.errors import StorageError
+from tcompress.staging import write_text_atomically
+from tcompress.storage import is_special, remove
 
 from .github import annotations, append_summary, on_github
 from .junit import render_junit
@@ -23,12 +23,8 @@ def clear_outputs(*paths: Path | None) -> None:
         StorageError: If one cannot be removed.
     """
     for path in paths:
-        try:
-            if path is not None:
-                path.unlink(missing_ok=True)
-        except OSError as error:
-            msg = f"{path}: cannot be replaced: {error.strerror or error}"
-            raise StorageError(msg) from error
+        if path is not None and not is_special(path):
+            remove(path)
 
 
 def write_outputs(

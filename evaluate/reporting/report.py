@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tcompress.artifact import write_text_atomically
+from tcompress.staging import write_text_atomically
 
 from .html import render_html
 from .markdown import render_markdown

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tcompress.artifact import STAGING_PREFIX, Manifest
+from tcompress.artifact import Manifest
 from tcompress.compress.checkpoint import Checkpoint
 from tcompress.compress.distillation import (
     Distillation,
@@ -35,6 +35,7 @@ from tcompress.encoder import Encoder, label_indices, open_encoder
 from tcompress.errors import RequestError
 from tcompress.plan import CompressionPlan
 from tcompress.preprocessing import Encoded
+from tcompress.staging import STAGING_PREFIX
 from tcompress.transformer import Pooling
 from tcompress.workspace import Workspace
 

@@ -9,11 +9,12 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save_file
 
-from tcompress.artifact import ENCODER_KIND, Artifact, Manifest, writing_artifact
+from tcompress.artifact import ENCODER_KIND, Artifact, Manifest
 from tcompress.encoder import open_encoder
 from tcompress.plan import Precision
 from tcompress.transformer import ARCHITECTURE_FILE, TransformerClassifier, TransformerSpec
 from tcompress.workspace import DataConfig, Workspace, WorkspaceConfig, reference_to, source_of
+from tcompress.writing import writing_artifact
 
 LABELS = ("cat", "dog", "owl")
 TOKENS, FEATURES, EXAMPLES = 6, 4, 150

@@ -5,9 +5,10 @@ import numpy as np
 import onnx
 import pytest
 
-from tcompress.artifact import Artifact, writing_artifact
+from tcompress.artifact import Artifact
 from tcompress.errors import MeasurementError
 from tcompress.evaluate.profiling import OperatorProfile, profile_operators
+from tcompress.writing import writing_artifact
 
 HOSTILE = '"},{"cat":"Node","dur":1e9,"name":"x_kernel_time\n</script>\\'
 

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 import transformers
 
-from tcompress.artifact import ENCODER_KIND, Manifest, Parent, writing_artifact
+from tcompress.artifact import ENCODER_KIND, Manifest, Parent
 from tcompress.compress.pruning import prune_
 from tcompress.encoder import Encoder, model_digest, open_encoder
 from tcompress.loading import load_encoder
 from tcompress.preprocessing import Batch
+from tcompress.writing import writing_artifact
 
 from .family_fixture import FamilyFixture
 from .fixtures import FAMILIES

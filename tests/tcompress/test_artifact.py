@@ -6,17 +6,13 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from tcompress.artifact import (
-    ENCODER_KIND,
-    Artifact,
-    Manifest,
-    Parent,
-    writing_artifact,
-    writing_directory,
-)
+from tcompress import storage
+from tcompress.artifact import ENCODER_KIND, Artifact, Manifest, Parent
 from tcompress.errors import ArtifactError, OutputExistsError, StorageError
 from tcompress.plan import CompressionPlan
+from tcompress.storage import Moment, Operation
 from tcompress.tasks import Task
+from tcompress.writing import writing_artifact, writing_directory
 
 PLAN = CompressionPlan.dense((2,), (4,))
 
@@ -80,34 +76,30 @@ def test_a_failure_keeps_the_old_artifact(tmp_path: Path) -> None:
         with writing_directory(tmp_path / "a", replace=True):
             raise OSError(28, "No space left on device")
 
-    with pytest.raises(StorageError, match="cannot be written: No space left on device"):
+    with pytest.raises(StorageError, match=r"disk full: .*/a needs more room, .* MB free"):
         fail()
     assert Artifact.open(tmp_path / "a").manifest == old.manifest
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_a_kill_between_the_two_renames_loses_nothing(
+def test_where_names_cannot_be_exchanged_a_kill_between_two_renames_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = _write(tmp_path / "a")
-    # what a killed process leaves: the old artifact aside, no target, a staging directory
-    (tmp_path / "a").rename(tmp_path / ".tcompress-a.old")
-    with pytest.raises(OutputExistsError, match="exists already"):
-        _write(tmp_path / "a", "new")
-    assert Artifact.open(tmp_path / "a").manifest == old.manifest
 
-    rename = Path.rename
+    def killed(operation: Operation, path: Path, moment: Moment) -> None:
+        if operation is Operation.RENAME and path == tmp_path / "a":
+            raise KeyboardInterrupt("between the renames")
 
-    def interrupted(path: Path, target: Path) -> Path:
-        if path.name.endswith(".tmp"):
-            msg = "between the renames"
-            raise KeyboardInterrupt(msg)
-        return rename(path, target)
-
-    monkeypatch.setattr(Path, "rename", interrupted)
-    with pytest.raises(KeyboardInterrupt, match="between the renames"):
-        _write(tmp_path / "a", "new", replace=True)
-    assert Artifact.open(tmp_path / "a").manifest == old.manifest
+    monkeypatch.setattr(storage, "_renameat2", None)
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "observer", killed)
+        with pytest.raises(KeyboardInterrupt, match="between the renames"):
+            _write(tmp_path / "a", "new", replace=True)
+    assert not (tmp_path / "a").exists()
+    assert Artifact.open(tmp_path / "a").manifest == old.manifest  # a reader puts it back
+    new = _write(tmp_path / "a", "new", replace=True)
+    assert Artifact.open(tmp_path / "a").manifest == new.manifest
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
@@ -154,6 +146,24 @@ def test_an_artifact_is_replaced_only_when_allowed(tmp_path: Path) -> None:
         _write(tmp_path / "a", "new")
     _write(tmp_path / "a", "new", replace=True)
     assert (tmp_path / "a" / "model.bin").read_text() == "new"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda a: (a / "notes.txt").write_text("mine"), "did not write 'notes.txt' in it"),
+        (lambda a: (a / "manifest.json").write_text("{}"), "nothing says what in it is yours"),
+    ],
+    ids=["a file of the user's", "a manifest of something else"],
+)
+def test_an_artifact_with_something_else_in_it_is_never_replaced(
+    tmp_path: Path, spoil, message: str
+) -> None:
+    spoil(_write(tmp_path / "a").directory)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    with pytest.raises(OutputExistsError, match=message):
+        _write(tmp_path / "a", replace=True)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
 
 
 def test_a_directory_that_tcompress_did_not_write_is_never_replaced(tmp_path: Path) -> None:
