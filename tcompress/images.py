@@ -1,5 +1,6 @@
 """Images and spectrograms as model inputs: every input has the same shape, so nothing is padded."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -153,10 +154,14 @@ def read_image(path: Path, mode: str) -> Array:
     from PIL import Image
 
     try:
-        with Image.open(path, formats=_FORMATS) as image:
-            pixels = np.asarray(image.convert(mode))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        msg = f"{path}: cannot be read as {', '.join(_FORMATS)}: {error}"
+        with warnings.catch_warnings():
+            # Pillow only warns of what is up to twice too large.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=_FORMATS) as image:
+                pixels = np.asarray(image.convert(mode))
+    except Exception as error:  # its parsers raise many kinds for a damaged file
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        msg = f"{path}: cannot be read as {', '.join(_FORMATS)}: {reason}; replace the image"
         raise DataError(msg) from error
     return pixels[..., None] if pixels.ndim == 2 else pixels
 

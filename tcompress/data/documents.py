@@ -1,6 +1,5 @@
 """Files with a form of their own: CoNLL columns, and JSON documents such as SQuAD's."""
 
-import json
 import re
 from collections.abc import Iterator
 from itertools import chain, islice
@@ -10,9 +9,11 @@ from typing import Any
 import pandas as pd
 
 from ..errors import DataError
+from ..intake import parse_json
 from .columns import Columns
 from .examples import Examples
-from .tables import CHUNK_ROWS, frame_of, open_text
+from .streams import open_bytes, open_text
+from .tables import CHUNK_ROWS, frame_of
 
 CONLL_SUFFIXES = (".conll", ".bio", ".txt")
 _DOCUMENT_START = "-DOCSTART-"
@@ -60,7 +61,7 @@ def _pairs(path: Path) -> Iterator[tuple[str, str] | None]:
         with open_text(path) as stream:
             for number, line in enumerate(stream, 1):
                 yield _pair(path, number, line.strip("\n\r\t "))
-    except (UnicodeDecodeError, OSError) as error:
+    except (UnicodeDecodeError, OSError, EOFError) as error:
         msg = f"{path}: cannot be read as CoNLL columns: {error}"
         raise DataError(msg) from error
 
@@ -89,10 +90,13 @@ def read_json(path: Path) -> pd.DataFrame:
         DataError: If it is of another form.
     """
     try:
-        with open_text(path) as stream:
-            document = json.load(stream)
+        with open_bytes(path) as stream:
+            raw = stream.read()
+        document = parse_json(
+            raw, str(path), error=DataError, expected=object, remedy="correct the file"
+        )
         records = _records(document)
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, EOFError) as error:
         reason = f"no {error} in it" if isinstance(error, KeyError) else str(error)
         msg = f"{path}: neither a list of records nor questions in SQuAD's form: {reason}"
         raise DataError(msg) from error

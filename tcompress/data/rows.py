@@ -12,6 +12,7 @@ from ..errors import DataError
 from .columns import Columns
 from .examples import Answer, Examples
 
+MAX_IMAGE_BYTES = 256 << 20
 _TAG_COLUMNS = ("tags", "ner_tags")
 
 
@@ -61,14 +62,21 @@ class _Table:
     def images(self, name: str) -> tuple[Path, ...]:
         """Find files below the table's directory; nothing else is opened."""
         root = Path(self._origin).resolve().parent
-        paths = tuple((root / value).resolve() for value in self.strings(name))
-        for i, path in enumerate(paths):
+        return tuple(self._image(name, i, root, v) for i, v in enumerate(self.strings(name)))
+
+    def _image(self, name: str, i: int, root: Path, value: str) -> Path:
+        try:
+            path = (root / value).resolve()
             if not path.is_relative_to(root):
                 why = f"names a file outside {root}; put the images below the table's directory"
                 raise self._error(name, i, why)
             if not path.is_file():
                 raise self._error(name, i, f"names {path}, which is no file")
-        return paths
+            if path.stat().st_size > MAX_IMAGE_BYTES:
+                raise self._error(name, i, f"names {path}, over {MAX_IMAGE_BYTES:,} bytes")
+        except (OSError, ValueError) as error:  # names that no file can have
+            raise self._error(name, i, f"names {value[:40]!r}, which is no file") from error
+        return path
 
     def tagged(self, columns: Columns) -> dict[str, Any]:
         words = tuple(tuple(map(str, value)) for value in self._values(columns.text))

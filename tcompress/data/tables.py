@@ -1,25 +1,30 @@
 """Tables of any size, as frames of a bounded number of rows."""
 
-import gzip
-import json
+import lzma
+import zipfile
+import zlib
 from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pandas as pd
 
 from ..errors import DataError, MissingExtraError
+from ..intake import parse_json
+from .streams import is_bounded, open_bytes
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 CHUNK_ROWS = 20_000
+_UNREADABLE = (ValueError, OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 
 
 def read_frames(path: Path, kind: str) -> Iterator[pd.DataFrame]:
     """Read a table in chunks; its index counts the rows of the file from 0.
 
     Args:
-        path: The file; CSV and TSV also compressed as pandas reads them, JSONL by gzip.
+        path: The file; CSV, TSV and JSONL also compressed, see `open_bytes`.
         kind: Its suffix, without that of the compression.
 
     Yields:
@@ -35,34 +40,16 @@ def read_frames(path: Path, kind: str) -> Iterator[pd.DataFrame]:
         elif kind == ".parquet":
             yield from _parquet(path)
         else:
-            yield from pd.read_csv(
-                path,
-                sep="\t" if kind == ".tsv" else ",",
-                dtype=str,
-                keep_default_na=False,
-                encoding="utf-8",
-                chunksize=CHUNK_ROWS,
-            )
+            yield from _separated(path, kind)
     except ImportError as error:
         raise MissingExtraError("parquet", "reading Parquet files") from error
     except pd.errors.EmptyDataError as error:
         msg = f"{path}: the file is empty"
         raise DataError(msg) from error
-    except (ValueError, OSError) as error:
+    except _UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         msg = f"{path}: cannot be read as {kind[1:]}: {reason}"
         raise DataError(msg) from error
-
-
-def open_text(path: Path) -> IO[str]:
-    """Open a UTF-8 file, also one compressed by gzip.
-
-    Args:
-        path: The file.
-    """
-    if path.suffix.lower() == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8")
-    return path.open(encoding="utf-8")
 
 
 def frame_of(records: list[dict[str, Any]], start: int = 0) -> pd.DataFrame:
@@ -84,24 +71,31 @@ def frame_of(records: list[dict[str, Any]], start: int = 0) -> pd.DataFrame:
 
 
 def _json_lines(path: Path) -> Iterator[pd.DataFrame]:
-    with open_text(path) as stream:
-        records = (_record(line, i) for i, line in enumerate(stream, 1) if line.strip())
+    with open_bytes(path) as stream:
+        records = (_record(path, line, i) for i, line in enumerate(stream, 1) if line.strip())
         start = 0
         while chunk := list(islice(records, CHUNK_ROWS)):
             yield frame_of(chunk, start)
             start += len(chunk)
 
 
-def _record(line: str, number: int) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        msg = f"line {number}: {error}"
-        raise ValueError(msg) from error
-    if not isinstance(record, dict):
-        msg = f"line {number} is no object of column names and values"
-        raise ValueError(msg)
+def _record(path: Path, line: bytes, number: int) -> dict[str, Any]:
+    record: dict[str, Any] = parse_json(
+        line, f"{path}: line {number}", error=DataError, remedy="correct the line"
+    )
     return record
+
+
+def _separated(path: Path, kind: str) -> Iterator[pd.DataFrame]:
+    with ExitStack() as stack:
+        yield from pd.read_csv(
+            stack.enter_context(open_bytes(path)) if is_bounded(path, kind) else path,
+            sep="\t" if kind == ".tsv" else ",",
+            dtype=str,
+            keep_default_na=False,
+            encoding="utf-8",
+            chunksize=CHUNK_ROWS,
+        )
 
 
 def _parquet(path: Path) -> Iterator[pd.DataFrame]:

@@ -1,17 +1,25 @@
 """Arrays from NPZ and safetensors files."""
 
+import zipfile
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import DataError
+from ..errors import DataError, InputError, StorageError
+from ..intake import read_header, regular_file
 from .examples import Examples
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 TENSOR_SUFFIXES = (".npz", ".safetensors")
+MAX_BYTES = 1 << 40
+MAX_ARRAYS = 64
+# An archive of many equal numbers is packed well; one that fills the memory is not opened.
+MAX_GROWTH = 32
+FREE_BYTES = 256 << 20
 
 
 def read_tensors(path: Path, kind: str, slices: Sequence[str]) -> Examples:
@@ -42,16 +50,53 @@ def read_tensors(path: Path, kind: str, slices: Sequence[str]) -> Examples:
 
 
 def _load(path: Path, kind: str) -> Arrays:
+    regular_file(path, limit_bytes=MAX_BYTES, error=DataError, remedy="name another file")
     try:
         if kind == ".safetensors":
             from safetensors.numpy import load_file
 
+            read_header(path, error=DataError)
             return dict(load_file(path))
+        _check_archive(path)
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
+    except (InputError, StorageError):
+        raise
     except Exception as error:  # the parsers raise many kinds for a damaged file
         msg = f"{path}: cannot be read as {kind[1:]}: {error}"
         raise DataError(msg) from error
+
+
+def _check_archive(path: Path) -> None:
+    """Check what the members of an archive say of themselves, before room is made for them."""
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        size, packed = sum(member.file_size for member in members), path.stat().st_size
+        if len(members) > MAX_ARRAYS or size > MAX_GROWTH * packed + FREE_BYTES:
+            msg = f"{len(members):,} arrays of {size:,} bytes, packed in {packed:,}"
+            raise ValueError(msg)
+        if len({member.filename for member in members}) < len(members):
+            msg = "two arrays have the same name"
+            raise ValueError(msg)
+        for member in members:
+            with archive.open(member) as stream:
+                _check_array(member, stream)
+
+
+def _check_array(member: zipfile.ZipInfo, stream: IO[bytes]) -> None:
+    version = np.lib.format.read_magic(stream)
+    formats = np.lib.format
+    read = {(1, 0): formats.read_array_header_1_0, (2, 0): formats.read_array_header_2_0}
+    if version not in read:
+        msg = f"{member.filename!r} is of version {version} of the format"
+        raise ValueError(msg)
+    shape, _, dtype = read[version](stream)
+    if dtype.hasobject:
+        msg = f"{member.filename!r} holds Python objects, which are never unpickled"
+        raise ValueError(msg)
+    if stream.tell() + prod(shape) * dtype.itemsize != member.file_size:
+        msg = f"{member.filename!r} has {member.file_size:,} bytes, which are not {dtype}{shape}"
+        raise ValueError(msg)
 
 
 def _check_inputs(path: Path, arrays: Arrays) -> None:

@@ -78,16 +78,18 @@ def parse_json(
     """
     try:
         document = _parse(_decoded(raw))
-        if not isinstance(document, expected):
-            msg = f"it holds a {type(document).__name__}, expected {_FORMS[expected]}"
-            raise TypeError(msg)
     except json.JSONDecodeError as fault:
         where = f"line {fault.lineno}, column {fault.colno}"
         msg = f"{origin}: not valid JSON: {fault.msg} at {where}; {remedy}"
         raise error(msg) from fault
-    except (ValueError, TypeError) as fault:
+    except ValueError as fault:
         msg = f"{origin}: not valid JSON: {fault}; {remedy}"
         raise error(msg) from fault
+    if not isinstance(document, expected):
+        msg = (
+            f"{origin}: it holds a {type(document).__name__}, expected {_FORMS[expected]}; {remedy}"
+        )
+        raise error(msg)
     return document
 
 

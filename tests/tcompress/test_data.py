@@ -1,8 +1,11 @@
+import bz2
 import gzip
 import json
+import lzma
 import re
 import shlex
 import sys
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -60,7 +63,7 @@ def test_parquet_is_read(tmp_path: Path) -> None:
             "d.csv", "body,label\na,x\n", "no column 'text'; it has: body, label", id="column"
         ),
         pytest.param("d.doc", "a", "unknown data format", id="format"),
-        pytest.param("d.jsonl", "{broken", "cannot be read as jsonl", id="json"),
+        pytest.param("d.jsonl", "{broken", "line 1: not valid JSON", id="json"),
         pytest.param("d.npz", "text", "cannot be read as npz", id="npz"),
         pytest.param("d.csv", "text\na\n", "no column 'genre'; it has: text", id="slice"),
         pytest.param("d.jsonl", '{"text":null,"label":"x"}\n', "no value in row 1", id="null"),
@@ -366,7 +369,13 @@ def test_numbers_are_labels_that_must_be_finite(tmp_path: Path) -> None:
             "column 'x' has '2', and --label-columns hold 0 or 1 in row 1",
             id="flags",
         ),
-        pytest.param("d.jsonl", '{"text":"a"}\n[]\n', {}, "line 2 is no object", id="line"),
+        pytest.param(
+            "d.jsonl",
+            '{"text":"a"}\n[]\n',
+            {},
+            "line 2: it holds a list, expected an object",
+            id="line",
+        ),
     ],
 )
 def test_bad_values_are_named_with_their_place(
@@ -534,3 +543,30 @@ def test_labels_of_every_form_are_matched_when_a_workspace_starts(
     mapped = tcompress(*words, "--label-map", "dull=bad")
     assert mapped.exit_code == 0, mapped.output
     assert Workspace.open(tmp_path).splits().test.label_names == {"bad", "good"}
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz", ".zip"])
+def test_what_unpacks_without_end_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    monkeypatch.setattr("tcompress.data.streams.ALWAYS_BYTES", 1 << 16)
+    path = tmp_path / f"d.csv{suffix}"
+    packers = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+    for rows in (100, 1 << 19):
+        content = b"text,label\n" + b"good,x\n" * rows
+        if suffix == ".zip":
+            with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+                archive.writestr("d", content)
+        else:
+            path.write_bytes(packers[suffix](content))
+        if rows == 100:
+            assert len(read_examples(path, Columns())) == 100
+    with pytest.raises(DataError, match="unpacks to more than"):
+        read_examples(path, Columns())
+
+
+@pytest.mark.parametrize("name", ["d.csv.gz", "d.csv.bz2", "d.csv.xz", "d.csv.zip", "d.jsonl.gz"])
+def test_compression_that_is_damaged_is_one_line(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(gzip.compress(b"text,label\na,x\n" * 999)[:40])
+    with pytest.raises(DataError, match="cannot be read as"):
+        read_examples(tmp_path / name, Columns())
