@@ -73,7 +73,7 @@ class CommandLine(LazyGroup):
         except (click.Abort, click.exceptions.Exit):
             raise
         except click.ClickException as error:
-            error.message = one_line(error.message)
+            error.message = one_line(error.message)  # type: ignore[misc]
             raise
         except BrokenPipeError:
             raise  # click ends quietly when the reader of stdout is gone

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .console import Console
+from .console import one_line
 from .data import Columns, Examples, read_examples
 from .errors import RequestError
 
@@ -53,7 +54,7 @@ def assert_not_inferior(
         TcompressError: If the two cannot be compared.
     """
     __tracebackhide__ = True  # pytest then shows the line of the test
-    from tcompress.evaluate.gating.markdown import checks_table, one_line
+    from tcompress.evaluate.gating.markdown import checks_table
     from tcompress.evaluate.gating.policy import make_policy
 
     policy = make_policy({"max_drop": max_drop, "metric": metric, **limits})
@@ -61,8 +62,8 @@ def assert_not_inferior(
         report = _judge_paths(candidate, baseline, data, policy, columns, device)
     else:
         report = _judge_arrays(candidate, baseline, data, policy)
-    lines = (*report.advice, *(f"Note: {note}." for note in report.notes))
-    told = "\n".join((one_line(report.headline()), checks_table(report.checks), *lines))
+    notes = map(one_line, (*report.advice, *(f"Note: {note}." for note in report.notes)))
+    told = "\n".join((one_line(report.headline()), checks_table(report.checks), *notes))
     if report.exit_code:
         raise AssertionError(told)
     if report.verdict != "pass":
