@@ -19,6 +19,7 @@ from .conditions import foreign_load, read_gpu
 from .engine_info import EngineInfo
 from .engine_process import EngineProcess
 from .entrants import Entrant, enter
+from .label_order import check_label_order
 from .latency import FEWEST_ROUNDS, Race, Turn, race
 from .measurement import Latency, Measurement, Speedup, Subject
 from .profiling import profile_operators
@@ -332,6 +333,8 @@ def _ask(
         with console.step(what):
             found = _answers(entrant, engine, examples, book, partial(console.track, what=what))
         baseline = answered[0].predictions if answered else found
+        if not answered:
+            check_label_order(found, examples)
         quality = judge(found, baseline, examples)
         answered.append(_Answered(entrant, engine.info, found, quality, memory, [seat.load_ms]))
     return answered

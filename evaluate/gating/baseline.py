@@ -27,6 +27,7 @@ from ..accuracy import Predictions, Watch, predict
 from ..engine_info import EngineInfo
 from ..engine_process import EngineProcess
 from ..latency import race
+from ..label_order import check_label_order
 from ..metrics import CLASSIFICATION, confusion
 from ..subjects import named_subjects
 from .baseline_file import SCHEMA_VERSION, Record, Row, compose, file_digests, parse
@@ -275,6 +276,7 @@ def record_baseline(
         check_of_classes(engine.info.task, "`gate record`")
         truth = label_indices(engine.info.labels, examples).numpy()
         answers, info = predict(engine, examples, watch=watch), engine.info
+    check_label_order(answers, examples)
     counts = confusion(truth, answers.classes, len(info.labels))
     measured = None if latency is None else asdict(latency())
     record = Record(

@@ -27,6 +27,7 @@ from tcompress.workspace import source_of
 from ..accuracy import Predictions, predict
 from ..answers import AnswerBook, Question
 from ..engine_process import EngineProcess
+from ..label_order import check_label_order
 from ..noninferiority import (
     PairedCounts,
     Verdict,
@@ -106,6 +107,7 @@ def gate(
         if recorded is None
         else recorded.ask_beside(candidate, examples, device=device, console=console)
     )
+    check_label_order(expected, examples)
     once = first_of_each(examples)
     report = _judge_answers(expected, found, examples, once, policy)
     bench = Bench(recorded or baseline, candidate, device, seed, console)
