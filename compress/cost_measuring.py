@@ -18,6 +18,7 @@ from scipy.optimize import nnls
 from tcompress.digests import document_digest
 from tcompress.encoder import Encoder
 from tcompress.errors import ArtifactError, MeasurementError, StorageError
+from tcompress.intake import read_json
 from tcompress.machine import (
     cache_directory,
     cpu_features,
@@ -282,6 +283,6 @@ def _key(encoder: Encoder, serving: Serving, budget_s: float) -> dict[str, Any]:
 def _kept(path: Path) -> CostTable | None:
     """Read a kept table; None where there is none or it is damaged."""
     try:
-        return CostTable.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, ArtifactError):
+        return CostTable.from_json(read_json(path, error=ArtifactError))
+    except (ArtifactError, StorageError):
         return None

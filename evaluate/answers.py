@@ -22,6 +22,7 @@ from tcompress.artifact import Artifact, is_artifact
 from tcompress.data import Answer, Examples
 from tcompress.digests import document_digest
 from tcompress.errors import DataError
+from tcompress.intake import parse_json
 from tcompress.machine import cpu_features, gpu_name, library_versions, usable_cpus
 from tcompress.staging import write_text_atomically
 from tcompress.tasks import Task
@@ -110,7 +111,7 @@ class AnswerBook:
         key = question.key()
         try:
             found, answers, kept = _parse(self._path(key))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, IndexError, DataError):
             return None
         return answers if found == key and kept.ids == examples.ids else None
 
@@ -146,7 +147,7 @@ def read_answers(path: Path, like: Examples | None = None) -> tuple[Predictions,
     """
     try:
         _, answers, examples = _parse(path)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError, DataError) as error:
         msg = f"{path}: no kept answers that can be read ({error}); run `tcompress evaluate` again"
         raise DataError(msg) from error
     if like is not None and _truths(like) != _truths(examples):
@@ -162,11 +163,14 @@ def _truths(examples: Examples) -> tuple[Any, ...]:
 def _parse(path: Path) -> tuple[dict[str, Any], Predictions, Examples]:
     """Return the question, the answers and the examples of a file; raises many kinds."""
     head, *lines = path.read_text(encoding="utf-8").splitlines()
-    header, rows = json.loads(head), [json.loads(line) for line in lines]
+    header, *rows = (parse_json(line.encode(), "line", error=DataError) for line in (head, *lines))
     labels, truncated = tuple(header.pop("labels")), int(header.pop("truncated"))
     task = Task(header.pop("task"))
     examples = _examples(path, rows)
     of_rows = [np.asarray(row["logits"], dtype=np.float32) for row in rows]
+    if not all(np.isfinite(part).all() for part in of_rows):
+        msg = "a logit is not finite"
+        raise ValueError(msg)
     tokens = [row["tokens"] for row in rows]
     known = None if None in tokens else np.asarray(tokens, dtype=np.int64)
     if "spans" in rows[0]:

@@ -14,6 +14,8 @@ from typing import Any, Self
 from tcompress.console import Console
 from tcompress.digests import document_digest
 from tcompress.errors import ArtifactError, ModelError
+from tcompress.intake import parse_json
+from tcompress.locking import lock_file, locked
 from tcompress.staging import write_text_atomically
 from tcompress.workspace import reference_to
 
@@ -59,8 +61,11 @@ class PastPoint:
         Raises:
             ValueError: If it is damaged, or of a version that is not known.
         """
-        document = json.loads(line, parse_constant=_refuse)
-        if not isinstance(document, dict) or document.pop("schema_version", 0) != SCHEMA_VERSION:
+        try:
+            document = parse_json(line.encode(), "line", error=ArtifactError)
+        except ArtifactError as error:
+            raise ValueError(str(error)) from error
+        if document.pop("schema_version", 0) != SCHEMA_VERSION:
             msg = f"not a line of schema_version {SCHEMA_VERSION}"
             raise ValueError(msg)
         try:
@@ -110,6 +115,12 @@ def remember(document: dict[str, Any], path: Path, console: Console) -> list[dic
         StorageError: If the file system refuses.
     """
     now = points_of(document)
+    with locked(lock_file(path), console.say):
+        kept = _kept_with(now, path, console)
+    return [point.shown() for point in earlier_points(kept, now)]
+
+
+def _kept_with(now: list[PastPoint], path: Path, console: Console) -> list[PastPoint]:
     past, damaged = _read(path)
     if damaged:
         console.warn(
@@ -121,7 +132,7 @@ def remember(document: dict[str, Any], path: Path, console: Console) -> list[dic
     kept = newest[-max(MOST_LINES - len(damaged), len(now)) :]
     lines = [*damaged, *(point.to_line() for point in kept)]
     write_text_atomically(path, "".join(f"{line}\n" for line in lines))
-    return [point.shown() for point in earlier_points(kept, now)]
+    return kept
 
 
 def points_of(document: dict[str, Any]) -> list[PastPoint]:
@@ -181,11 +192,6 @@ def _check_types(point: PastPoint) -> None:
         raise TypeError(msg)
 
 
-def _refuse(constant: str) -> None:
-    msg = f"{constant} is no number that was measured"
-    raise ValueError(msg)
-
-
 def _read(path: Path) -> tuple[list[PastPoint], list[str]]:
     """Return the points in a file and its damaged lines; none of either without a file."""
     if not path.is_file():
@@ -195,7 +201,7 @@ def _read(path: Path) -> tuple[list[PastPoint], list[str]]:
     for line in text.split("\n"):
         try:
             points += [PastPoint.from_line(line)] if line else []
-        except (ValueError, RecursionError):
+        except ValueError:
             damaged.append(line)
     return points, damaged
 

@@ -26,8 +26,8 @@ from tcompress.workspace import reference_to, source_of
 from ..accuracy import Predictions, Watch, predict
 from ..engine_info import EngineInfo
 from ..engine_process import EngineProcess
-from ..latency import race
 from ..label_order import check_label_order
+from ..latency import race
 from ..metrics import CLASSIFICATION, confusion
 from ..subjects import named_subjects
 from .baseline_file import SCHEMA_VERSION, Record, Row, compose, file_digests, parse
