@@ -86,10 +86,12 @@ def init(
     from dataclasses import asdict, replace
 
     from tcompress.loading import load_encoder
+    from tcompress.locking import lock_within
     from tcompress.retasked import retasked
     from tcompress.workspace import DataConfig, Workspace, WorkspaceConfig, workspace_directory
 
     directory = workspace_directory(common.workspace)
+    common.lock(lock_within(directory))
     if demo is not None:
         if model is not None or any((task, data, train, validation, test)):
             msg = "--demo brings its own model and data; leave MODEL and the data options out"

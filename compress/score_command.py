@@ -90,13 +90,14 @@ def score(
       tcompress score --criterion curvature --criterion leave-one-out
       tcompress score --criterion magnitude --model ./my-model --output scores.json
     """
-    from tcompress.stages import DataSource, input_model, optional_workspace, seed_of
+    from tcompress.stages import DataSource, hold_output, input_model, optional_workspace, seed_of
 
     from .score_stage import ScoreStage
     from .scores import HeadScores
 
     console = common.console
     workspace = optional_workspace(common, needed=model is None)
+    hold_output(common, workspace, output)
     directory = input_model(workspace, model, ("finetune",), unpruned=True)
     if output is None and workspace is not None:
         output = workspace.scores_file

@@ -129,7 +129,7 @@ def evaluate(
       tcompress evaluate --model ./source --data test.csv --output report artifacts/export/onnx
       tcompress evaluate --compare artifacts/export/onnx artifacts/export/onnx-int8
     """
-    from tcompress.stages import DataSource, optional_workspace, seed_of
+    from tcompress.stages import DataSource, hold_output, optional_workspace, seed_of
 
     from .comparison import show_comparison
     from .document import measure_document
@@ -142,6 +142,8 @@ def evaluate(
     named = data.data is not None and (model is not None or compare is not None)
     workspace = optional_workspace(common, needed=not named)
     target = output if compare is not None else _report_directory(workspace, output)
+    if target is not None:
+        hold_output(common, workspace, output)
     if compare is None:
         baseline, candidates, notes = _subjects(workspace, model, paths)
     else:

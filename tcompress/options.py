@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from .console import Console
+from .locking import locked
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -143,6 +144,17 @@ class Common:
     workspace: Path | None
     seed: int | None
     console: Console
+
+    def lock(self, path: Path) -> None:
+        """Wait until no other process holds a lock, and hold it until the command has ended.
+
+        Args:
+            path: The file to lock.
+
+        Raises:
+            StorageError: If the file system refuses.
+        """
+        click.get_current_context().with_resource(locked(path, self.console.say))
 
 
 @dataclass(frozen=True)

@@ -56,9 +56,11 @@ def run(
       tcompress run --demo
       tcompress run --macs 0.8 --epochs 1 --max-drop 0.01
     """
+    from .locking import lock_within
     from .workspace import CONFIG_FILE, workspace_directory
 
     directory = workspace_directory(common.workspace)
+    common.lock(lock_within(directory))
     # Named, so that the outcome does not depend on what else stands in the workspace.
     artifacts = directory / "artifacts"
     recovered = artifacts / ("finetune" if epochs else "prune")

@@ -14,6 +14,7 @@ from .data import Columns, Examples, is_hub_name, read_examples
 from .encoder import Encoder
 from .errors import ArtifactError, DataError, RequestError, WorkspaceError
 from .loading import load_encoder
+from .locking import lock_file, lock_within
 from .options import Common, DataOptions, StageOptions
 from .preprocessing import Encoded, Preprocessor
 from .stage_key import Reads, StageKey
@@ -63,6 +64,24 @@ def input_model(
         msg = "no workspace and no --model"
         raise WorkspaceError(msg)
     return workspace.newest_encoder(builds_on, unpruned=unpruned)
+
+
+def hold_output(common: Common, workspace: Workspace | None, output: Path | None) -> None:
+    """Let no other command write there until this one has ended, and clear what killed ones left.
+
+    Args:
+        common: The command's common options.
+        workspace: The workspace, or None.
+        output: What is written, from `--output`; None for a part of the workspace.
+
+    Raises:
+        StorageError: If the file system refuses.
+    """
+    if workspace is not None and (output is None or workspace.holds(output)):
+        common.lock(lock_within(workspace.directory))
+        workspace.clear()
+    elif output is not None:
+        common.lock(lock_file(output))
 
 
 def output_directory(
@@ -259,6 +278,7 @@ class StageRun:
             RequestError: If nothing says what to read or where to write.
         """
         workspace = optional_workspace(common, needed=options.model is None)
+        hold_output(common, workspace, options.output)
         directory = input_model(workspace, options.model, builds_on, unpruned=unpruned)
         return cls(
             name,

@@ -21,7 +21,13 @@ from .data import (
 from .encoder import model_digest
 from .errors import ArtifactError, DataError, StorageError, WorkspaceError
 from .intake import read_toml
-from .staging import STAGING_PREFIX, write_text_atomically
+from .staging import (
+    STAGING_PREFIX,
+    recover_within,
+    sweep,
+    sweep_below,
+    write_text_atomically,
+)
 
 CONFIG_FILE = "tcompress.toml"
 ANSWERS_DIRECTORY = "answers"
@@ -212,6 +218,20 @@ class Workspace:
         """Directory of the source model."""
         return self.directory / self.config.model
 
+    def holds(self, path: Path) -> bool:
+        """Tell whether a path lies in the workspace.
+
+        Args:
+            path: Any path.
+        """
+        return path.resolve().is_relative_to(self.directory.resolve())
+
+    def clear(self) -> None:
+        """Remove what processes left that were killed while they wrote."""
+        sweep(self.directory)
+        for written in (self.artifacts_directory, self.report_directory):
+            sweep_below(written)
+
     def source(self) -> Parent:
         """Return the reference to the source model that manifests keep."""
         return reference_to(self.model_directory)
@@ -231,6 +251,7 @@ class Workspace:
     def _found(self) -> Iterator[Artifact | ArtifactError | StorageError]:
         """Yield every artifact, or why it cannot be read."""
         root = self.artifacts_directory
+        recover_within(root)
         for path in sorted(root.glob("**/manifest.json")):
             if any(part.startswith(STAGING_PREFIX) for part in path.relative_to(root).parts):
                 continue
