@@ -235,7 +235,7 @@ def tame_libraries() -> None:
             record.msg, record.args = one_line(record.getMessage()), None
         return record
 
-    def show(message: Warning | str, category: type[Warning], *_: Any) -> str:
+    def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> str:
         return f"{category.__name__}: {one_line(str(message))}\n"
 
     logging.setLogRecordFactory(make_inert)

@@ -8,8 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .console import Console
-from .console import one_line
+from .console import Console, one_line
 from .data import Columns, Examples, read_examples
 from .errors import RequestError
 
