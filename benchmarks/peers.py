@@ -32,12 +32,12 @@ from peers_contenders import (
 
 from tcompress.compress.demo import prepare_demo
 from tcompress.console import Console
-from tcompress.encoder import CONFIG_FILE
 from tcompress.errors import MeasurementError, TcompressError
 from tcompress.evaluate.accuracy import BATCH_SIZE, Predictions
 from tcompress.evaluate.latency import Race, race
 from tcompress.evaluate.measurement import Latency
 from tcompress.evaluate.quality import judge
+from tcompress.intake.configs import CONFIG_FILE
 from tcompress.machine import describe_machine, usable_cpus
 from tcompress.preprocessing import Batch, Encoded
 from tcompress.storage import write_json

@@ -19,7 +19,7 @@ from tcompress import storage
 from tcompress.console import Console
 from tcompress.data import Columns, read_examples, split_examples
 from tcompress.digests import document_digest, file_digest
-from tcompress.encoder import WEIGHTS_FILE, label_indices, open_encoder, save_tensors
+from tcompress.encoder import label_indices, open_encoder, save_tensors
 from tcompress.errors import (
     DataError,
     MachineError,
@@ -27,6 +27,7 @@ from tcompress.errors import (
     ModelError,
     OutputExistsError,
 )
+from tcompress.intake.weights import WEIGHTS_FILE
 from tcompress.machine import cache_directory
 from tcompress.preprocessing import TOKENIZER_FILES
 from tcompress.transformer import (

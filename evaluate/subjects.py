@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from tcompress.artifact import ENCODER_KIND, Artifact, Manifest, Parent, is_artifact
-from tcompress.encoder import WEIGHTS_FILE
-from tcompress.errors import ModelError, RequestError
+from tcompress.errors import RequestError
+from tcompress.intake.weights import WEIGHTS_FILE, weight_names
 from tcompress.machine import cpu_features, has_int8_dot
 from tcompress.runtime import ENGINE_FILES
 from tcompress.workspace import Workspace, reference_to, source_of
@@ -51,11 +51,8 @@ def model_subject(name: str, directory: Path) -> Subject:
     """
     if is_artifact(directory):
         return _subject(name, Artifact.open(directory), stale=False)
-    weights = directory / WEIGHTS_FILE
-    if not weights.is_file():
-        msg = f"{directory}: no {WEIGHTS_FILE} in it; not a model that can be measured"
-        raise ModelError(msg)
-    size, digest = weights.stat().st_size, reference_to(directory).digest
+    size = sum((directory / part).stat().st_size for part in weight_names(directory))
+    digest = reference_to(directory).digest
     return Subject(name, directory, "model", ENCODER_KIND, "fp32", size, digest, digest)
 
 

@@ -1,6 +1,5 @@
 """Where the pieces of a user's own module are, as names: found, declared, or read from a file."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
@@ -20,6 +19,7 @@ from .anatomy import (
     resize_linear_,
 )
 from .errors import ModelError
+from .intake import read_json
 from .transformer import Pooling
 
 ANATOMY_FILE = "anatomy.json"
@@ -350,8 +350,8 @@ def read_blueprint(path: Path, module: nn.Module) -> Blueprint:
     Raises:
         ModelError: If it is neither.
     """
+    document = read_json(path)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(document["layers"], str):
             return Blueprint.from_json(document)
         known = {item.name for item in fields(Declared)}
@@ -362,7 +362,7 @@ def read_blueprint(path: Path, module: nn.Module) -> Blueprint:
             k: tuple(v) if isinstance(v, list) else v for k, v in document.items()
         }
         return Declared(**values).blueprint(module)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         msg = f"{path}: no declaration of an anatomy: {error}; docs/own-modules.md shows one"
         raise ModelError(msg) from error
 

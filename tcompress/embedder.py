@@ -1,6 +1,5 @@
 """Encoders whose answer is one vector per text, as sentence-transformers directories describe."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -10,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .errors import ModelError
+from .intake import check_files, read_json
+from .intake.weights import read_headers
 from .transformer import Pooling, pooled
 
 MODULES_FILE = "modules.json"
@@ -162,9 +163,9 @@ def embedder_files(directory: Path) -> Iterator[str]:
     """
     if is_embedder(directory):
         yield from (name for name in _FILES if (directory / name).is_file())
-        for _, folder in _modules(directory):
-            if folder and (directory / folder / _CONFIG).is_file():
-                yield f"{folder}/{_CONFIG}"
+        folders = [f"{folder}/{_CONFIG}" for _, folder in _modules(directory) if folder]
+        check_files(directory, (*_FILES, *folders))
+        yield from (name for name in folders if (directory / name).is_file())
 
 
 def dense_weights(spec: EmbedderSpec) -> dict[str, str]:
@@ -179,13 +180,34 @@ def dense_weights(spec: EmbedderSpec) -> dict[str, str]:
     return {f"dense.{i}.": f"{part.folder}/{_WEIGHTS}" for i, part in enumerate(spec.dense)}
 
 
+def check_dense(directory: Path, spec: EmbedderSpec) -> None:
+    """Raise unless the weights behind the pooling are as large as their description says.
+
+    Args:
+        directory: A model directory.
+        spec: What makes one vector of the hidden states.
+
+    Raises:
+        ModelError: If they are not, or are bad.
+    """
+    for part, name in zip(spec.dense, dense_weights(spec).values(), strict=True):
+        expected = (part.out_features, part.in_features)
+        found = read_headers(directory, name).get("linear.weight")
+        if found is None or found.shape != expected:
+            msg = (
+                f"{directory / name}: 'linear.weight' must have shape (out, in)={expected}, got "
+                f"{found and found.shape}"
+            )
+            raise ModelError(msg)
+
+
 def _modules(directory: Path) -> list[tuple[str, str]]:
     """Return kind and folder of each module in order; the encoder's own must be the directory."""
     path = directory / MODULES_FILE
     try:
         rows = [
             (str(row["type"]).rpartition(".")[2], str(row["path"]))
-            for row in sorted(_read(path), key=lambda row: int(row["idx"]))
+            for row in sorted(read_json(path, expected=list), key=lambda row: int(row["idx"]))
         ]
     except (KeyError, TypeError, ValueError) as error:
         msg = f"{path}: not a list of sentence-transformers modules: {error!r}"
@@ -203,7 +225,7 @@ def _modules(directory: Path) -> list[tuple[str, str]]:
 
 
 def _read_pooling(path: Path) -> Pooling:
-    document = _read(path)
+    document = read_json(path)
     found = {_POOLINGS.get(document["pooling_mode"])} if "pooling_mode" in document else set()
     flags = {name for name, value in document.items() if name.startswith("pooling_mode_") and value}
     found |= {_POOLING_FLAGS.get(name) for name in flags}
@@ -214,7 +236,7 @@ def _read_pooling(path: Path) -> Pooling:
 
 
 def _read_dense(path: Path, folder: str) -> DenseSpec:
-    document = _read(path)
+    document = read_json(path)
     try:
         activation = str(document["activation_function"]).rpartition(".")[2]
         if activation not in _ACTIVATIONS:
@@ -229,16 +251,8 @@ def _read_dense(path: Path, folder: str) -> DenseSpec:
 
 def _read_length(directory: Path) -> int | None:
     path = directory / _LENGTH_FILE
-    found = _read(path).get("max_seq_length") if path.is_file() else None
-    if found is not None and (not isinstance(found, int) or found < 1):
+    found = read_json(path).get("max_seq_length") if path.is_file() else None
+    if found is not None and (type(found) is not int or found < 1):
         msg = f"{path}: max_seq_length must be a number from 1, got {found!r}"
         raise ModelError(msg)
     return found
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        msg = f"{path}: cannot be read as JSON: {error}"
-        raise ModelError(msg) from error

@@ -502,7 +502,14 @@ def _load_state(directory: Path, model: nn.Module, state: dict[str, Tensor]) -> 
                 f"the model expects {tuple(value.shape)}"
             )
             raise ModelError(msg)
-        if not torch.isfinite(state[name]).all():
+        if value.is_floating_point() and not state[name].is_floating_point():
+            msg = (
+                f"{directory / WEIGHTS_FILE}: {name!r} holds {state[name].dtype}, whose scales are "
+                "not known; save the model in float32, bfloat16 or float16"
+            )
+            raise ModelError(msg)
+    for name, value in state.items():
+        if not torch.isfinite(value).all():
             msg = f"{directory / WEIGHTS_FILE}: {name!r} holds values that are not finite"
             raise ModelError(msg)
     model.load_state_dict({name: state[name] for name in expected})

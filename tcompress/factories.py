@@ -17,6 +17,7 @@ from typing import Any
 from . import storage
 from .digests import document_digest
 from .errors import ModelError, RequestError
+from .intake import check_files, read_json
 from .machine import cache_directory
 
 FACTORY_FILE = "factory.json"
@@ -89,11 +90,7 @@ def factory_of(directory: Path) -> str:
         ModelError: If the file names none.
     """
     path = directory / FACTORY_FILE
-    try:
-        name = json.loads(path.read_text(encoding="utf-8"))["factory"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        msg = f"{path}: names no factory: {error!r}"
-        raise ModelError(msg) from error
+    name = read_json(path).get("factory")
     if not isinstance(name, str) or _NAME.fullmatch(name) is None:
         msg = f"{path}: {name!r} is no name of a factory (package.module:factory)"
         raise ModelError(msg)
@@ -124,7 +121,7 @@ def imported(name: str) -> Callable[[], Any]:
 
 
 def house(name: str, weights: Path | None, directory: Path | None = None) -> Path:
-    """Make a model directory of a factory and its weights; it holds a link to them.
+    """Make a model directory of a factory and its weights, which get a second name in it.
 
     Args:
         name: The factory, which is trusted from here on.
@@ -137,6 +134,7 @@ def house(name: str, weights: Path | None, directory: Path | None = None) -> Pat
 
     Raises:
         RequestError: If there are no such weights.
+        ModelError: If a file beside them may not be opened.
     """
     from .blueprint import ANATOMY_FILE
     from .preprocessing import TOKENIZER_FILES
@@ -148,6 +146,7 @@ def house(name: str, weights: Path | None, directory: Path | None = None) -> Pat
     if directory is None:
         key = document_digest({"factory": name, "weights": str(file.resolve())})
         directory = cache_directory() / "modules" / key[:16]
+    check_files(file.parent, (ANATOMY_FILE, *TOKENIZER_FILES))
     storage.make_directory(directory)
     for beside in (ANATOMY_FILE, *TOKENIZER_FILES):
         if (file.parent / beside).is_file():

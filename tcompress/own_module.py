@@ -24,6 +24,7 @@ from .discovery import FusedProjectionError, discover, record
 from .encoded import ATTENTION_MASK
 from .errors import ModelError
 from .factories import built_by
+from .intake import read_json
 from .storage import write_json
 from .transformer import TensorInputs
 
@@ -180,7 +181,7 @@ def is_described(directory: Path) -> bool:
         directory: A model directory.
     """
     path = directory / ANATOMY_FILE
-    return path.is_file() and '"runs_plain"' in path.read_text(encoding="utf-8")
+    return path.is_file() and "runs_plain" in read_json(path)
 
 
 def described(directory: Path, module: nn.Module) -> OwnModule:

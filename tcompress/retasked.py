@@ -1,14 +1,18 @@
 """Sequence classifiers whose configuration does not say what they were trained for."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from . import storage
 from .artifact import is_artifact
 from .digests import file_digest
-from .encoder import CONFIG_FILE, WEIGHTS_FILE, copy_carried_files, read_config
+from .encoder import copy_carried_files, read_config
 from .errors import OutputExistsError, RequestError
+from .intake import read_json
+from .intake.configs import CONFIG_FILE
+from .intake.weights import INDEX_FILE, WEIGHTS_FILE, weight_names
 from .tasks import Task, infer_task
 
 _PROBLEMS = {
@@ -19,7 +23,7 @@ _PROBLEMS = {
 
 
 def retasked(directory: Path, task: Task, target: Path, *, replace: bool) -> Path:
-    """Make a model directory that says the task; it holds a link to the weights.
+    """Make a model directory that says the task; the weights get second names in it.
 
     Args:
         directory: A model directory.
@@ -46,24 +50,24 @@ def retasked(directory: Path, task: Task, target: Path, *, replace: bool) -> Pat
     if target.resolve() == directory.resolve():
         msg = f"{directory}: made by an earlier --task; name the model that it was made from"
         raise RequestError(msg)
-    document = _document(directory) | {"problem_type": _PROBLEMS[task]}
-    weights = (directory / WEIGHTS_FILE).resolve()
-    if target.exists() and not (replace or _holds(target, document, weights)):
+    document = read_json(directory / CONFIG_FILE) | {"problem_type": _PROBLEMS[task]}
+    weights = weight_names(directory)
+    if target.exists() and not (replace or _holds(target, document, directory, weights)):
         msg = f"{target}: another model is here already; pass --force to replace it"
         raise OutputExistsError(msg)
     storage.make_directory(target)
     copy_carried_files(directory, target)
     storage.write_text(target / CONFIG_FILE, json.dumps(document, indent=2) + "\n")
-    storage.link(weights, target / WEIGHTS_FILE)
+    for former in (WEIGHTS_FILE, INDEX_FILE):
+        storage.remove(target / former)
+    for name in weights:
+        storage.link((directory / name).resolve(), target / name)
     return target
 
 
-def _document(directory: Path) -> Any:
-    return json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
-
-
-def _holds(directory: Path, document: Any, weights: Path) -> bool:
-    names = (directory / CONFIG_FILE, directory / WEIGHTS_FILE)
-    if not all(name.is_file() for name in names) or _document(directory) != document:
+def _holds(directory: Path, document: Any, source: Path, weights: Sequence[str]) -> bool:
+    if not all((directory / name).is_file() for name in (CONFIG_FILE, *weights)):
         return False
-    return file_digest(names[1]) == file_digest(weights)
+    if read_json(directory / CONFIG_FILE) != document:
+        return False
+    return all(file_digest(directory / name) == file_digest(source / name) for name in weights)

@@ -163,21 +163,21 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def link(file: Path, name: Path) -> None:
-    """Make a link to a file, or a copy where links are not allowed; replaces what is there.
+    """Give a file a second name, or make a copy where that cannot be; replaces what is there.
 
     Args:
         file: The file.
-        name: The link.
+        name: The second name.
     """
     remove(name)
     with _doing(Operation.LINK, name):
         try:
-            name.symlink_to(file)
+            name.hardlink_to(file)
             return
-        except OSError as error:
-            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EACCES):
+        except OSError as error:  # most often another file system
+            if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EACCES):
                 raise
-    copy_file(file, name)  # Windows lets few users make links
+    copy_file(file, name)
 
 
 def sync(path: Path) -> None:

@@ -108,8 +108,12 @@ class TransformerSpec:
         object.__setattr__(self, "positions", Positions(self.positions))
         object.__setattr__(self, "pooling", Pooling(self.pooling))
         object.__setattr__(self, "labels", tuple(str(label) for label in self.labels))
-        sizes = (len(self.labels), self.d_model, self.num_heads, self.feed_forward_size)
-        if min(*sizes, self.num_layers, self.max_positions) < 1:
+        sizes = (self.d_model, self.num_heads, self.feed_forward_size, self.num_layers)
+        inputs = (self.vocab_size, self.feature_size)
+        if not all(type(size) is int for size in (*sizes, self.max_positions, *inputs)):
+            msg = f"sizes must be whole numbers: {self}"
+            raise ValueError(msg)
+        if min(*sizes, self.max_positions, len(self.labels)) < 1:
             msg = f"sizes must be positive: {self}"
             raise ValueError(msg)
         if self.d_model % self.num_heads:
@@ -120,6 +124,9 @@ class TransformerSpec:
             raise ValueError(msg)
         if self.activation not in _ACTIVATIONS:
             msg = f"activation must be one of {sorted(_ACTIVATIONS)}, got {self.activation!r}"
+            raise ValueError(msg)
+        if not 0 <= self.dropout < 1:
+            msg = f"dropout must be in [0, 1), got {self.dropout!r}"
             raise ValueError(msg)
 
     @property

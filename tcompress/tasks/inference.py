@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from ..embedder import is_embedder
 from ..encoded import Unit
 from ..errors import ModelError, RequestError
+from ..intake.weights import read_headers
 from .kinds import Task
 
 # Ends of the names in a configuration's `architectures`.
@@ -62,9 +61,8 @@ def infer_task(directory: Path, config: Any, asked: Task | None = None) -> Task:
 
 def _has_classifier(directory: Path) -> bool:
     try:
-        with safe_open(directory / "model.safetensors", "np") as weights:
-            return any(name.startswith("classifier.") for name in weights.keys())  # noqa: SIM118
-    except (OSError, SafetensorError):
+        return any(name.startswith("classifier.") for name in read_headers(directory))
+    except ModelError:
         return False  # said when the weights are read
 
 

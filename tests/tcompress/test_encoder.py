@@ -62,7 +62,7 @@ def _edit_weights(directory: Path, change) -> None:
         (lambda d: (d / "model.safetensors").unlink(), "no model.safetensors in it"),
         (lambda d: (d / "model.safetensors").write_bytes(b"x"), "damaged or not safetensors"),
         (lambda d: (d / "config.json").unlink(), "neither config.json nor architecture.json"),
-        (lambda d: (d / "config.json").write_text("{"), "config.json: cannot be read"),
+        (lambda d: (d / "config.json").write_text("{"), "config.json: not valid JSON"),
         (lambda d: _edit_config(d, model_type="gpt2"), "'gpt2' is no encoder family"),
         (lambda d: _edit_config(d, hidden_act="mish"), "activation 'mish' is not known"),
         (lambda d: _edit_config(d, intermediate_size=64), "has shape .* the model expects"),
