@@ -112,7 +112,8 @@ class Console:
         padding = (0, 1, 0, 0) if dense else (0, 1)
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=padding, collapse_padding=dense)
         for i, name in enumerate(columns):
-            table.add_column(shown(name), justify="left" if i == 0 or not name else "right")
+            heading = Text(shown(one_line(name, _LONGEST_CELL)))
+            table.add_column(heading, justify="left" if i == 0 or not name else "right")
         for row in rows:
             table.add_row(*(Text(shown(one_line(str(cell), _LONGEST_CELL))) for cell in row))
         RichConsole(file=sys.stdout, highlight=False, soft_wrap=False).print(table)
@@ -160,7 +161,7 @@ class Console:
         from rich.progress import Progress
 
         with Progress(console=RichConsole(file=sys.stderr), transient=True) as progress:
-            yield from progress.track(items, description=escape(printable(what)), total=total)
+            yield from progress.track(items, description=escape(one_line(what)), total=total)
 
     def _lines(self, items: Iterable[ItemT], what: str, total: int | None) -> Iterator[ItemT]:
         start = last = time.perf_counter()
