@@ -8,8 +8,6 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..errors import ModelError
 from .json_documents import read_json
 
@@ -208,6 +206,8 @@ def _check_growth(path: Path, normalizer: Any) -> None:
 
 def _check_charsmap(path: Path, encoded: Any) -> None:
     """Raise unless a character map of sentencepiece is whole: its reader checks no index."""
+    import numpy as np  # not where a command's help is asked for
+
     try:
         raw = base64.b64decode(encoded, validate=True)
         size = int.from_bytes(raw[:4], "little")
@@ -228,6 +228,8 @@ def _stays_inside(units: Any, texts: bytes) -> bool:
     A unit's children lie in the block of 256 at its own index XOR its offset; the first of them
     holds the value, where there is one: the place of a text that ends with a zero.
     """
+    import numpy as np
+
     inner = np.flatnonzero(units >> 31 == 0)
     words = units[inner].astype(np.int64)
     children = inner ^ ((words >> 10) << ((words & (1 << 9)) >> 6))
