@@ -4,7 +4,7 @@ import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,7 +12,7 @@ import torch
 
 from tcompress import storage
 from tcompress.errors import InputError, RequestError
-from tcompress.staging import STAGING_PREFIX, write_atomically
+from tcompress.staging import STAGING_PREFIX, write_bytes_atomically
 
 _SUFFIX = ".checkpoint"
 State = dict[str, Any]
@@ -55,7 +55,9 @@ class Checkpoint:
         Raises:
             StorageError: If the file system refuses.
         """
-        write_atomically(self.path, partial(torch.save, {"key": self.key, "state": state}))
+        buffer = BytesIO()
+        torch.save({"key": self.key, "state": state}, buffer)
+        write_bytes_atomically(self.path, buffer.getbuffer())
 
 
 @dataclass(frozen=True)

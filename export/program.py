@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -66,7 +67,7 @@ def write_program(deployed: PlainEncoder, path: Path, inputs: tuple[Tensor, ...]
         shape[1] = Dim("tokens", max=deployed.embedding.max_tokens)
     with _ignoring_export_noise(), torch.no_grad():
         program = torch.export.export(module, inputs, dynamic_shapes=((shape,) * len(inputs),))
-        storage.write_with(path, lambda place: torch.export.save(program, str(place)))
+        storage.write_stream(path, partial(torch.export.save, program))
 
 
 @contextmanager

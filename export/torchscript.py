@@ -3,6 +3,7 @@
 torch.jit is deprecated: all calls to it are here and in `tcompress.runtime`.
 """
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -29,4 +30,4 @@ def write_torchscript(deployed: PlainEncoder, path: Path, inputs: tuple[Tensor, 
     with ignoring_torchscript_deprecation(), torch.no_grad():
         traced = torch.jit.trace(module, inputs, check_trace=False)
         frozen = torch.jit.freeze(traced)
-        storage.write_with(path, lambda place: frozen.save(str(place)))
+        storage.write_stream(path, partial(torch.jit.save, frozen))

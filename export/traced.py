@@ -88,13 +88,13 @@ def write_traced(encoder: Encoder, kind: str, path: Path, metadata: dict[str, st
             with ignoring_torchscript_deprecation():
                 traced = torch.jit.trace(module, inputs, check_trace=False)
                 frozen = torch.jit.freeze(traced)
-            storage.write_with(path, lambda place: frozen.save(str(place)))
+            storage.write_stream(path, partial(torch.jit.save, frozen))
             return
         program = torch.export.export(module, inputs, dynamic_shapes=_shapes(encoder, len(inputs)))
         if kind == ONNX_KIND:
             _write_onnx(encoder, program, module.input_names, path, metadata)
         else:
-            storage.write_with(path, lambda place: torch.export.save(program, str(place)))
+            storage.write_stream(path, partial(torch.export.save, program))
 
 
 def _check(encoder: Encoder, kind: str) -> None:

@@ -8,7 +8,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from .digests import document_digest
 from .errors import StorageError
 from .interruption import temporary
 from .locking import PREFIX, SUFFIX, make_locked, try_lock
+from .storage import Buffer
 
 STAGING_PREFIX = PREFIX
 _LEFT = re.compile(
@@ -49,43 +50,39 @@ def staged(directory: Path) -> Iterator[Path]:
             storage.remove_tree(path)
 
 
-def write_atomically(
-    path: Path, write: Callable[[Path], object], size_bytes: int | None = None
-) -> None:
-    """Let a library write a file that appears when it is whole.
-
-    Args:
-        path: The file to appear; what is no regular file, such as a pipe, is written as it is.
-        write: Writes it, at another path.
-        size_bytes: What it will take, where that is known.
-
-    Raises:
-        StorageError: If the file system refuses.
-    """
-    if storage.is_special(path):
-        storage.write_with(path, write, size_bytes)
-        return
-    target = path.resolve() if path.is_symlink() else path
-    with staged(target.parent) as staging:
-        file = staging / target.name
-        storage.write_with(file, write, size_bytes)
-        storage.sync(file)
-        storage.rename(file, target)
-        storage.sync(target.parent)
-
-
 def write_text_atomically(path: Path, text: str) -> None:
     """Write a file that appears when it is whole.
 
     Args:
-        path: The file to appear.
+        path: The file to appear; a pipe, a device or the like is written as it is.
         text: Its content.
 
     Raises:
         StorageError: If the file system refuses.
     """
-    content = text.encode()
-    write_atomically(path, lambda place: place.write_bytes(content), len(content))
+    write_bytes_atomically(path, text.encode())
+
+
+def write_bytes_atomically(path: Path, content: Buffer) -> None:
+    """Write a file that appears when it is whole.
+
+    Args:
+        path: The file to appear; a pipe, a device or the like is written as it is.
+        content: Its content.
+
+    Raises:
+        StorageError: If the file system refuses.
+    """
+    if storage.is_special(path):
+        storage.write_bytes(path, content)
+        return
+    target = path.resolve() if path.is_symlink() else path
+    with staged(target.parent) as staging:
+        file = staging / target.name
+        storage.write_bytes(file, content)
+        storage.sync(file)
+        storage.rename(file, target)
+        storage.sync(target.parent)
 
 
 def put(staging: Path, target: Path) -> None:

@@ -15,8 +15,9 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from .errors import StorageError
 
@@ -43,6 +44,7 @@ class Moment(StrEnum):
     AFTER = "after"
 
 
+Buffer = bytes | memoryview
 Observer = Callable[[Operation, Path, Moment], None]
 observer: Observer | None = None
 """Told of every change; what it raises is taken for an answer of the system."""
@@ -51,10 +53,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
 _RENAME_EXCHANGE = 2
 # How native libraries say that a file could not be written; not what was wrong with its content.
-_REFUSED = re.compile(
-    r"os error (?P<number>\d+)|PytorchStreamWriter failed writing|unexpected pos|"
-    r"iostream error|basic_ios|[Cc]an(?:not|'t|not be) open|open file failed"
-)
+_REFUSED = re.compile(r"\(os error (?P<number>\d+)\)|iostream error")
 
 
 def make_directory(path: Path) -> list[Path]:
@@ -96,16 +95,31 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: Buffer) -> None:
     """Write a file.
 
     Args:
         path: The file.
         content: Its content.
     """
-    with _doing(Operation.WRITE, path, len(content)):
-        check_room(path, len(content))
+    size = memoryview(content).nbytes
+    with _doing(Operation.WRITE, path, size):
+        check_room(path, size)
         path.write_bytes(content)
+
+
+def write_stream(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Let a library write a file by way of memory.
+
+    PyTorch's writers of files end the process when the disk is full.
+
+    Args:
+        path: The file.
+        write: Writes the content.
+    """
+    buffer = BytesIO()
+    write(buffer)
+    write_bytes(path, buffer.getbuffer())
 
 
 def write_json(path: Path, document: Any) -> None:
@@ -138,9 +152,6 @@ def write_with(path: Path, write: Callable[[Path], object], size_bytes: int | No
         size_bytes: What it will take, where that is known.
     """
     with _doing(Operation.WRITE, path, size_bytes):
-        if is_special(path):
-            write(path)
-            return
         check_room(path, size_bytes or 0)
         path.touch()
         mode = path.stat().st_mode  # some libraries make files that only their owner may read
@@ -280,7 +291,7 @@ def check_room(path: Path, size_bytes: int) -> None:
         path: A file to be written.
         size_bytes: What it will take.
     """
-    if size_bytes > free_bytes(path):
+    if not is_special(path) and size_bytes > free_bytes(path):
         raise StorageError(_full(path, size_bytes))
 
 
