@@ -1,0 +1,180 @@
+"""F11: manifests, and what else tcompress wrote and reads again."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .case import Case, Opens, Seeds
+
+Build = Callable[[Seeds, Path], Path]
+OK = frozenset({0})
+MANIFEST = "manifest.json"
+ENTRY = {"sha256": "0" * 64, "size_bytes": 1}
+
+
+def _artifact(change: Callable[[Path], object]) -> Build:
+    def build(seeds: Seeds, directory: Path) -> Path:
+        target = Path(shutil.copytree(seeds.pruned, directory / "artifact"))
+        change(target)
+        return target
+
+    return build
+
+
+def _manifest(change: Callable[[Any], object]) -> Build:
+    def edit(target: Path) -> None:
+        document = json.loads((target / MANIFEST).read_text())
+        change(document)
+        (target / MANIFEST).write_text(json.dumps(document))
+
+    return _artifact(edit)
+
+
+def _raw(content: bytes) -> Build:
+    return _artifact(lambda target: (target / MANIFEST).write_bytes(content))
+
+
+def _cut(target: Path) -> None:
+    whole = (target / MANIFEST).read_bytes()
+    (target / MANIFEST).write_bytes(whole[: len(whole) // 2])
+
+
+def _flip(target: Path) -> None:
+    path = target / "model.safetensors"
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+
+
+def _link_outside(target: Path) -> None:
+    path = target / "config.json"
+    elsewhere = target.parent / "config.json"
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+
+
+def _pipe(target: Path) -> None:
+    (target / "config.json").unlink()
+    os.mkfifo(target / "config.json")
+
+
+def _linked(seeds: Seeds, directory: Path) -> Path:
+    target = directory / "link"
+    target.symlink_to(seeds.pruned)
+    return target
+
+
+def _wide(document: Any) -> None:
+    layer = document["plan"]["layers"][0] | {"neurons": [[0, 1_000_000]]}
+    document["plan"] |= {
+        "layers": [layer] * 1000,
+        "source_heads": [1_000_000] * 1000,
+        "source_neurons": [1_000_000] * 1000,
+    }
+
+
+def _workspace(change: Callable[[Path], object]) -> Build:
+    def build(seeds: Seeds, directory: Path) -> Path:
+        target = directory / "workspace"
+        shutil.copytree(seeds.workspace, target)
+        change(target)
+        return target
+
+    return build
+
+
+def _broken_neighbour(target: Path) -> None:
+    (target / "artifacts" / "broken").mkdir(parents=True)
+    (target / "artifacts" / "broken" / MANIFEST).write_text('{"schema_version": 1,')
+
+
+def _baseline(change: Callable[[bytes], bytes]) -> Build:
+    def build(seeds: Seeds, directory: Path) -> Path:
+        target = directory / "baseline.json"
+        target.write_bytes(change(seeds.baseline.read_bytes()))
+        return target
+
+    return build
+
+
+def _refused(name: str, build: Build, says: str) -> Case:
+    return Case(name, "F11", Opens.ARTIFACT, build, says=says)
+
+
+def _harmless(name: str, build: Build, opens: Opens = Opens.ARTIFACT) -> Case:
+    return Case(name, "F11", opens, build, codes=OK, accepted=True)
+
+
+def _of_baseline(name: str, change: Callable[[bytes], bytes], says: str) -> Case:
+    return Case(name, "F11", Opens.BASELINE, _baseline(change), says=says)
+
+
+CASES = (
+    _refused("flipped bit", _artifact(_flip), "model.safetensors differs"),
+    _refused(
+        "digest of another file",
+        _manifest(lambda d: d["files"]["config.json"].update(sha256="0" * 64)),
+        "config.json differs",
+    ),
+    _refused(
+        "file above the directory", _manifest(lambda d: d["files"].update({"../x": ENTRY})), "../x"
+    ),
+    _refused(
+        "absolute file",
+        _manifest(lambda d: d["files"].update({"/etc/hosts": ENTRY})),
+        "/etc/hosts",
+    ),
+    _refused(
+        "lists itself", _manifest(lambda d: d["files"].update({MANIFEST: ENTRY})), "must not name"
+    ),
+    _refused(
+        "file that is not listed",
+        _artifact(lambda target: (target / "extra.py").write_text("")),
+        "extra.py is not in the manifest",
+    ),
+    _refused(
+        "file that is missing",
+        _artifact(lambda target: (target / "config.json").unlink()),
+        "config.json is missing",
+    ),
+    _refused("file that is a link", _artifact(_link_outside), "config.json differs"),
+    _refused("file that is a pipe", _artifact(_pipe), "config.json differs"),
+    _refused("older", _manifest(lambda d: d.update(schema_version=0)), "schema_version 0"),
+    _refused("newer", _manifest(lambda d: d.update(schema_version=99)), "upgrade tcompress"),
+    _refused("truncated", _artifact(_cut), "not valid JSON"),
+    _refused("empty", _raw(b""), "empty"),
+    _refused("list", _raw(b"[]"), "expected an object"),
+    _refused("deep", _raw(b'{"a":' * 50_000), "deep"),
+    _refused("not a number", _raw(b'{"schema_version": NaN}'), "NaN"),
+    _refused("key twice", _raw(b'{"kind": 1, "kind": 2}'), "twice"),
+    _refused("UTF-16", _raw("{}".encode("utf-16")), "UTF-8"),
+    _refused("wrong type", _manifest(lambda d: d.update(recipe=[])), "recipe"),
+    _refused("unknown key", _manifest(lambda d: d.update(surprise=1)), "surprise"),
+    _refused("plan of a billion neurons", _manifest(_wide), "heads and neurons"),
+    _refused(
+        "negative size",
+        _manifest(lambda d: d["files"]["config.json"].update(size_bytes=-1)),
+        "size_bytes",
+    ),
+    _refused(
+        "parent of no name", _manifest(lambda d: d["parent"].update(path=3)), "must give path"
+    ),
+    _harmless("read-only", _artifact(lambda target: target.chmod(0o555))),
+    _harmless("directory that is a link", _linked),
+    _harmless("neighbour that cannot be read", _workspace(_broken_neighbour), Opens.WORKSPACE),
+    _harmless(
+        "scores that are damaged",
+        _workspace(lambda target: (target / "scores.json").write_bytes(b"[" * 100_000)),
+        Opens.WORKSPACE,
+    ),
+    _of_baseline("truncated baseline", lambda raw: raw[: len(raw) // 2], "not valid JSON"),
+    _of_baseline(
+        "changed baseline",
+        lambda raw: raw.replace(b'"device": "cpu"', b'"device": "gpu"'),
+        "change",
+    ),
+    _of_baseline("baseline of another kind", lambda raw: b"{}", "kind"),
+)
