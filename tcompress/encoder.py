@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -298,7 +299,7 @@ def open_encoder(
     if not directory.is_dir():
         msg = f"{directory}: no such model directory"
         raise ModelError(msg)
-    check_files(directory, _CARRIED_FILES)
+    _carried_files(directory)  # which checks them
     model: nn.Module
     if (directory / FACTORY_FILE).is_file():
         model = _open_own(directory, plan)
@@ -403,10 +404,12 @@ def read_config(directory: Path) -> Any:
     path = directory / CONFIG_FILE
     document = read_config_document(directory, families.known_families())
     try:
-        return CONFIG_MAPPING[document["model_type"]].from_dict(document)
+        config = CONFIG_MAPPING[document["model_type"]].from_dict(document)
     except Exception as error:  # the parsers raise many kinds
-        msg = f"{path}: cannot be read: {_first_line(error)}"
+        msg = f"{path}: cannot be read: {_one_line(error)}"
         raise ModelError(msg) from error
+    config.return_dict, config.torchscript = True, False
+    return config
 
 
 def _open_transformers(
@@ -418,7 +421,7 @@ def _open_transformers(
     model, state = _build_model(directory, config, task), read_weights(directory)
     families.prepare_(model)
     if plan is None and pruned:
-        plan = plan_without(pruned, families.anatomy_of(model))
+        plan = plan_without(path, pruned, families.anatomy_of(model))
     if plan is not None:
         families.anatomy_of(model).resize_(plan)
     if isinstance(model, Embedder):
@@ -460,13 +463,13 @@ def _build(directory: Path, config: Any, auto_class: Any) -> Any:
     except Exception as error:  # of a value that means nothing, the library raises many kinds
         msg = (
             f"{directory / CONFIG_FILE}: no {auto_class.__name__} of type {config.model_type!r} "
-            f"can be built of it: {_first_line(error)}"
+            f"can be built of it: {_one_line(error)}"
         )
         raise ModelError(msg) from error
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+def _one_line(error: Exception) -> str:
+    return shorten(str(error), 200) or type(error).__name__
 
 
 def _label_names(directory: Path, config: Any) -> tuple[str, ...]:

@@ -111,7 +111,7 @@ class TransformerSpec:
         sizes = (self.d_model, self.num_heads, self.feed_forward_size, self.num_layers)
         inputs = (self.vocab_size, self.feature_size)
         if not all(type(size) is int for size in (*sizes, self.max_positions, *inputs)):
-            msg = f"sizes must be whole numbers: {self}"
+            msg = f"sizes must be whole numbers, got {(*sizes, self.max_positions, *inputs)}"
             raise ValueError(msg)
         if min(*sizes, self.max_positions, len(self.labels)) < 1:
             msg = f"sizes must be positive: {self}"

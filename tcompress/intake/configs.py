@@ -18,14 +18,14 @@ MAX_LABELS = 100_000
 MAX_SHARED_LAYERS = 256
 MAX_GROWTH = 64
 FREE_PARAMETERS = 1 << 24
-_REMEDY = "take config.json from where the model came"
+_REMEDY = "take the file from where the model came"
 _CODE_KEYS = (
     "auto_map",
     "trust_remote_code",
     "_attn_implementation_internal",
     "custom_pipelines",
-    "configuration_files",
 )
+_OTHER_FILES = "configuration_files"
 _ATTENTION_KEYS = ("_attn_implementation", "attn_implementation")
 _ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 _TYPE_KEYS = ("dtype", "torch_dtype")
@@ -139,6 +139,9 @@ def _check_code(path: Path, document: Mapping[str, Any]) -> None:
                 "the key"
             )
             raise ModelError(msg)
+    if document.get(_OTHER_FILES):
+        msg = f"{path}: {_OTHER_FILES!r} names files to be read in its place; remove the key"
+        raise ModelError(msg)
     if document.get("quantization_config"):
         msg = (
             f"{path}: 'quantization_config' says that another library packed the weights; open "

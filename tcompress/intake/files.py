@@ -1,5 +1,6 @@
 """Which files of a directory may be opened: regular ones that lie in it, of sane size."""
 
+import errno
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -45,9 +46,8 @@ def checked_file(
     path, home = root / name, root.resolve()
     try:
         place = path.resolve()
-    except (OSError, RuntimeError) as fault:  # links in a circle
-        msg = f"{path}: a link that leads nowhere; {remedy}"
-        raise error(msg) from fault
+    except RuntimeError:  # links in a circle, which Python 3.13 leaves as they are
+        place = path.absolute()
     if not any(place.is_relative_to(allowed) for allowed in (home, *_blobs(home))):
         msg = (
             f"{path}: leads out of its directory, to {place}; make a copy of the directory that "
@@ -82,6 +82,9 @@ def regular_file(
         msg = f"{path}: is not there; {remedy}"
         raise error(msg) from fault
     except OSError as fault:
+        if fault.errno == errno.ELOOP:
+            msg = f"{path}: a link that leads to itself; {remedy}"
+            raise error(msg) from fault
         msg = f"{path}: cannot be read: {fault.strerror or fault}; check its permissions"
         raise StorageError(msg) from fault
     if not stat.S_ISREG(status.st_mode):
