@@ -13,8 +13,10 @@ import numpy as np
 from .data import Examples
 from .encoded import Array, Batch, Encoded
 from .errors import DataError, MissingExtraError, ModelError
+from .intake import read_json
 
 PROCESSOR_FILE = "preprocessor_config.json"
+_LARGEST_SIDE = 8192
 # Pillow reads more, by code that is tried less.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 _Take = Callable[[Sequence[int]], Array]
@@ -183,6 +185,7 @@ def _open_processor(directory: Path) -> Any:
             "normalized; add it, or give floats"
         )
         raise ModelError(msg)
+    _check_config(directory / PROCESSOR_FILE)
     is_4 = transformers.__version__.startswith("4.")
     backend: dict[str, Any] = {"use_fast": False} if is_4 else {"backend": "pil"}
     try:
@@ -192,3 +195,17 @@ def _open_processor(directory: Path) -> Any:
     except Exception as error:  # the parsers raise many kinds
         msg = f"{directory / PROCESSOR_FILE}: cannot be read: {str(error).splitlines()[0]}"
         raise ModelError(msg) from error
+
+
+def _check_config(path: Path) -> None:
+    """Raise where a processor's file asks for code, or for images that no memory holds."""
+    config = read_json(path)
+    if config.get("auto_map"):
+        msg = f"{path}: 'auto_map' asks for code from the model's directory, which is never run"
+        raise ModelError(msg)
+    for key in ("size", "crop_size"):
+        sides = config.get(key)
+        for side in sides.values() if isinstance(sides, dict) else [sides]:
+            if isinstance(side, int | float) and not 0 <= side <= _LARGEST_SIDE:
+                msg = f"{path}: {key!r} must be 0 to {_LARGEST_SIDE} pixels, got {side}"
+                raise ModelError(msg)
