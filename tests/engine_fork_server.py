@@ -24,7 +24,7 @@ def _become(module: str, env: dict[str, str], folder: str, streams: list[int]) -
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(env)
-    sys.path += env.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:0] = filter(None, env.get("PYTHONPATH", "").split(os.pathsep))
     for number, handle in enumerate(streams):
         os.dup2(handle, number)
     os.closerange(3, max(streams) + 1)

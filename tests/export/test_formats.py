@@ -50,16 +50,13 @@ def test_onnx_equals_its_source_at_every_shape(
         assert parity["max_abs_difference"] > 1e-5, f"{precision} must be real"
 
 
-# bert's programs are in every precision
-HALVES = (Precision.BF16, Precision.FP16)
+# bert's programs are in every precision, and other families' in tests/families
 TORCH_FILES = [
     pytest.param(
         model,
         precision,
         kind,
-        marks=pytest.mark.slow
-        if kind == "program" and precision in HALVES and model != "bert"
-        else (),
+        marks=pytest.mark.slow if kind == "program" and model != "bert" else (),
         id=f"{model}-{precision}-{kind}",
     )
     for model in ("bert", "roberta", "torch-sequence-first")

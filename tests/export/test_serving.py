@@ -19,6 +19,8 @@ from tcompress.export.parity import check_executed
 from tcompress.export.serving import ServedProcess
 from tcompress.plan import Precision
 
+pytestmark = pytest.mark.fresh_engines
+
 NAMES = ("input_ids", "token_type_ids", "attention_mask")
 write_node = GraphWriter.node
 
