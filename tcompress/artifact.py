@@ -153,6 +153,8 @@ class Artifact:
     def open(cls, directory: Path) -> Self:
         """Open an artifact and check that its files are all there, unchanged.
 
+        They are so now: who may write to the directory can change what is read of them later.
+
         Args:
             directory: The directory.
 
