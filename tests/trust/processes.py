@@ -72,7 +72,7 @@ class Running:
 class Zygote:
     """Runs command lines, one at a time, without the seconds that imports take."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, env: dict[str, str] | None = None) -> None:
         self.stdout, self.stderr = folder / "stdout", folder / "stderr"
         self.cwd = folder
         self._process = subprocess.Popen(
@@ -81,7 +81,7 @@ class Zygote:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            env=os.environ | {"OMP_NUM_THREADS": "1"} | (env or {}),
         )
         assert self._process.stdout is not None
         self.replies = self._process.stdout
@@ -93,6 +93,7 @@ class Zygote:
         umask: int = 0o022,
         env: dict[str, str] | None = None,
         without: tuple[str, ...] = (),
+        **fault: object,
     ) -> Running:
         for path in (self.stdout, self.stderr):
             path.write_bytes(b"")
@@ -104,6 +105,7 @@ class Zygote:
             "without": without,
             "stdout": str(self.stdout),
             "stderr": str(self.stderr),
+            **fault,
         }
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(request).encode() + b"\n")

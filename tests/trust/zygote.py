@@ -5,11 +5,15 @@ Reads a JSON line per command from its standard input, answers with the child's 
 how it ended. Run as a script.
 """
 
+import gc
 import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
+from typing import NoReturn
 
 MODULES = (
     "compress.score_command",
@@ -24,6 +28,8 @@ MODULES = (
     "evaluate.document",
     "evaluate.gating.command",
 )
+FORKED_ENGINES = "TCOMPRESS_TEST_FORKED_ENGINES"
+"""Set where engines are to be forked, too, from a server that all commands share."""
 
 
 def _become(request: dict) -> None:
@@ -38,7 +44,24 @@ def _become(request: dict) -> None:
         os.dup2(handle, stream)
         os.close(handle)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if "fault" in request:
+        import faults
+
+        faults.arm(request["fault"], request["trace"])
     sys.argv = ["tcompress", *request["words"]]
+
+
+def _end(tcompress: Callable[[], None]) -> NoReturn:
+    """Run the command, and end without taking apart, for seconds, what was imported."""
+    code = 1
+    try:
+        tcompress()
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else error.code is not None
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def main() -> None:
@@ -46,8 +69,18 @@ def main() -> None:
         import_module(f"tcompress.{name}")
     from transformers import BertForSequenceClassification  # noqa: F401 - lazy otherwise
 
+    from tcompress import worker_process
     from tcompress.cli import main as tcompress
 
+    if FORKED_ENGINES in os.environ:
+        sys.path.append(str(Path(__file__).parents[1]))
+        from engine_forks import Forking, ForkServer
+
+        worker_process.subprocess = Forking
+        Forking._server = ForkServer()
+
+    gc.collect()
+    gc.freeze()
     replies = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         request = json.loads(line)
@@ -55,8 +88,7 @@ def main() -> None:
         if child == 0:
             replies.close()
             _become(request)
-            tcompress()
-            return
+            _end(tcompress)
         print(child, file=replies, flush=True)
         print(os.waitpid(child, 0)[1], file=replies, flush=True)
 
