@@ -12,7 +12,7 @@ from ..errors import DataError
 from ..intake import parse_json
 from .columns import Columns
 from .examples import Examples
-from .streams import open_bytes, open_text
+from .streams import UNREADABLE, open_bytes, open_text
 from .tables import CHUNK_ROWS, frame_of
 
 CONLL_SUFFIXES = (".conll", ".bio", ".txt")
@@ -61,7 +61,7 @@ def _pairs(path: Path) -> Iterator[tuple[str, str] | None]:
         with open_text(path) as stream:
             for number, line in enumerate(stream, 1):
                 yield _pair(path, number, line.strip("\n\r\t "))
-    except (UnicodeDecodeError, OSError, EOFError) as error:
+    except UNREADABLE as error:
         msg = f"{path}: cannot be read as CoNLL columns: {error}"
         raise DataError(msg) from error
 
@@ -96,7 +96,7 @@ def read_json(path: Path) -> pd.DataFrame:
             raw, str(path), error=DataError, expected=object, remedy="correct the file"
         )
         records = _records(document)
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, EOFError) as error:
+    except (*UNREADABLE, KeyError, TypeError, AttributeError) as error:
         reason = f"no {error} in it" if isinstance(error, KeyError) else str(error)
         msg = f"{path}: neither a list of records nor questions in SQuAD's form: {reason}"
         raise DataError(msg) from error

@@ -5,6 +5,7 @@ import gzip
 import io
 import lzma
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -15,6 +16,8 @@ MAX_RATIO = 200
 """Text of many equal rows shrinks a hundredfold; what shrinks more is made to fill a disk."""
 ALWAYS_BYTES = 64 << 20
 """So much may come of any file."""
+UNREADABLE = (ValueError, OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
+"""What reading a damaged file raises."""
 
 
 class _Bounded(io.RawIOBase):

@@ -1,8 +1,5 @@
 """Tables of any size, as frames of a bounded number of rows."""
 
-import lzma
-import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import islice
@@ -13,11 +10,10 @@ import pandas as pd
 
 from ..errors import DataError, MissingExtraError
 from ..intake import parse_json
-from .streams import is_bounded, open_bytes
+from .streams import UNREADABLE, is_bounded, open_bytes
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 CHUNK_ROWS = 20_000
-_UNREADABLE = (ValueError, OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 
 
 def read_frames(path: Path, kind: str) -> Iterator[pd.DataFrame]:
@@ -46,7 +42,7 @@ def read_frames(path: Path, kind: str) -> Iterator[pd.DataFrame]:
     except pd.errors.EmptyDataError as error:
         msg = f"{path}: the file is empty"
         raise DataError(msg) from error
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         msg = f"{path}: cannot be read as {kind[1:]}: {reason}"
         raise DataError(msg) from error
