@@ -11,7 +11,7 @@ from scipy.special import log_softmax
 
 from tcompress.anatomy import Anatomy
 from tcompress.encoder import Encoder
-from tcompress.errors import ExportError, ParityError
+from tcompress.errors import ExportError, ModelError, ParityError
 from tcompress.plan import CompressionPlan, Precision
 from tcompress.preprocessing import Batch, real_tokens
 from tcompress.runtime import Predict
@@ -137,10 +137,14 @@ def check_parity(
 
     Raises:
         ParityError: If it is off by more than the limits, in shape, or not finite.
+        ModelError: If the source's own answers are not finite.
     """
     batches = [*(parity_batches(encoder) if random_inputs else ()), *examples]
     pairs = [(encoder.predict(batch), predict(batch)) for batch in batches]
     for batch, (source, exported) in zip(batches, pairs, strict=True):
+        if not np.isfinite(source).all():
+            msg = f"{encoder.directory}: its own answers are not finite; check its weights"
+            raise ModelError(msg)
         _check_form(batch, source, exported, limits)
     fixed_tokens = encoder.preprocessor.fixed_tokens
     source, exported = (
