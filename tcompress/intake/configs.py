@@ -32,6 +32,7 @@ _TYPE_KEYS = ("dtype", "torch_dtype")
 _TYPES = ("auto", "float64", "float32", "float16", "bfloat16")
 _MODEL_TYPE = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _LAYER_KEYS = ("num_hidden_layers", "n_layers", "num_layers", "n_layer", "num_hidden_groups")
+_NUMBER_KEYS = ("layer_norm_eps", "norm_eps", "hidden_dropout_prob", "initializer_range")
 _SIZE_KEYS = ("hidden_size", "dim", "num_attention_heads", "n_heads", "vocab_size")
 _COUNT_KEYS = (*_SIZE_KEYS, "intermediate_size", "hidden_dim", "max_position_embeddings")
 
@@ -172,6 +173,11 @@ def _check_counts(path: Path, document: Mapping[str, Any]) -> None:
         value = document.get(key)
         if value is not None and (type(value) is not int or value < 1):
             msg = f"{path}: {key!r} must be a whole number from 1, got {_short(value)}; {_REMEDY}"
+            raise ModelError(msg)
+    for key in _NUMBER_KEYS:
+        value = document.get(key)
+        if value is not None and (type(value) not in (int, float) or value < 0):
+            msg = f"{path}: {key!r} must be a number from 0, got {_short(value)}; {_REMEDY}"
             raise ModelError(msg)
     limits = {**dict.fromkeys(_LAYER_KEYS, MAX_LABELS), "num_labels": MAX_LABELS}
     for key, limit in limits.items():

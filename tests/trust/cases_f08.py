@@ -149,7 +149,7 @@ CASES = (
     _refused("no model type", _without("model_type"), "'model_type' must"),
     _refused("model type of another kind", with_config(model_type="timm_wrapper"), "no encoder"),
     _refused("unknown activation", with_config(hidden_act="os.system"), "config.json"),
-    _refused("norm of a word", with_config(layer_norm_eps="small"), "config.json"),
+    _refused("norm of a word", with_config(layer_norm_eps="small"), "must be a number from 0"),
     _refused("dropout of 7", with_config(hidden_dropout_prob=7), "config.json"),
     _refused(
         "UTF-16",

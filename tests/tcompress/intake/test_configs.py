@@ -17,7 +17,7 @@ def test_a_model_may_be_much_larger_than_what_pruning_left_of_it_but_not_without
     whole = Sizes(layers=24, width=1024, neurons=4096, rows=30_522 + 512)
     assert whole.parameters == pytest.approx(335e6, rel=0.02)  # BERT-large's encoder
     check_sizes(PATH, whole, _weights(whole.parameters // 50))
-    with pytest.raises(ModelError, match="describes a model of 333,.* its weights hold 1,000"):
+    with pytest.raises(ModelError, match=r"describes a model of 333,.* its weights hold 1,000"):
         check_sizes(PATH, whole, _weights(1_000))
 
 
