@@ -116,7 +116,8 @@ def save(model: Any, path: Path, metadata: dict[str, str]) -> None:
     for key, value in metadata.items():
         model.set_rt_info(value, key.split("."))
     save_model = partial(import_openvino().save_model, model, compress_to_fp16=False)
-    storage.write_with(path, save_model)
+    constants = [op for op in model.get_ops() if op.get_type_name() == "Constant"]
+    storage.write_with(path, save_model, sum(op.get_byte_size() for op in constants))
 
 
 def check_precisions(plan: CompressionPlan) -> None:

@@ -1,5 +1,6 @@
 """Directories that tcompress wrote: a manifest with digests."""
 
+import json
 import os
 import reprlib
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from .tasks import Task
 MANIFEST_FILE = "manifest.json"
 SCHEMA_VERSION = 1
 ENCODER_KIND = "encoder"
+_SEAL = "seal"
 _REMEDY = "write the artifact again, or delete its directory"
 
 
@@ -121,6 +123,7 @@ class Manifest:
         document = read_json(path, error=ArtifactError, remedy=_REMEDY)
         try:
             _check_version(document.pop("schema_version"))
+            document.pop(_SEAL, None)
             parent, source = (
                 _reference(document, role).seen_from(directory) for role in ("parent", "source")
             )
@@ -208,7 +211,8 @@ class Artifact:
             for name in sorted(present & set(listed))
             if not _holds(self.directory / name, listed[name])
         ]
-        return faults
+        whole = _is_sealed(self.directory / MANIFEST_FILE)
+        return faults if whole else [*faults, f"{MANIFEST_FILE} differs from what was written"]
 
     def unlisted(self) -> list[str]:
         """Return the files in the directory that the manifest does not know."""
@@ -217,6 +221,23 @@ class Artifact:
     def _present(self) -> set[str]:
         found = [p for p in self.directory.rglob("*") if not p.is_dir() or p.is_symlink()]
         return {p.relative_to(self.directory).as_posix() for p in found} - {MANIFEST_FILE}
+
+
+def sealed(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a manifest's document with its own digest, by which a change shows.
+
+    Args:
+        document: The document.
+    """
+    read = json.loads(json.dumps(document))  # whose keys are strings
+    return document | {_SEAL: document_digest(read)}
+
+
+def _is_sealed(path: Path) -> bool:
+    """Tell whether a manifest is as it was written, or from before it had its own digest."""
+    document = read_json(path, error=ArtifactError, remedy=_REMEDY)
+    seal = document.pop(_SEAL, None)
+    return seal is None or seal == document_digest(document)
 
 
 def _holds(path: Path, entry: Mapping[str, Any]) -> bool:

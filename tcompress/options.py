@@ -11,6 +11,7 @@ from click.core import ParameterSource
 
 from .console import Console
 from .locking import locked
+from .staging import sweep
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -148,6 +149,8 @@ class Common:
     def lock(self, path: Path) -> None:
         """Wait until no other process holds a lock, and hold it until the command has ended.
 
+        What killed processes left beside it is removed.
+
         Args:
             path: The file to lock.
 
@@ -155,6 +158,7 @@ class Common:
             StorageError: If the file system refuses.
         """
         click.get_current_context().with_resource(locked(path, self.console.say))
+        sweep(path.parent)
 
 
 @dataclass(frozen=True)

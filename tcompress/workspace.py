@@ -24,7 +24,6 @@ from .intake import read_toml
 from .staging import (
     STAGING_PREFIX,
     recover_within,
-    sweep,
     sweep_below,
     write_text_atomically,
 )
@@ -227,8 +226,7 @@ class Workspace:
         return path.resolve().is_relative_to(self.directory.resolve())
 
     def clear(self) -> None:
-        """Remove what processes left that were killed while they wrote."""
-        sweep(self.directory)
+        """Remove what processes left in directories of it that were killed while they wrote."""
         for written in (self.artifacts_directory, self.report_directory):
             sweep_below(written)
 

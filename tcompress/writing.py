@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import storage
-from .artifact import MANIFEST_FILE, Artifact, Manifest, is_artifact
+from .artifact import MANIFEST_FILE, Artifact, Manifest, is_artifact, sealed
 from .digests import file_digest
 from .errors import ArtifactError, OutputExistsError
 from .locking import lock_file, locked
@@ -83,7 +83,8 @@ def writing_artifact(target: Path, *, replace: bool = False) -> Iterator[Artifac
             for path in sorted(staging.rglob("*"))
             if path.is_file()
         }
-        storage.write_json(staging / MANIFEST_FILE, draft.manifest.to_json() | {"files": files})
+        document = sealed(draft.manifest.to_json() | {"files": files})
+        storage.write_json(staging / MANIFEST_FILE, document)
 
 
 def check_output(target: Path, *, replace: bool) -> None:

@@ -1,4 +1,5 @@
 import json
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +118,20 @@ def test_file_is_bounded_and_the_oldest_points_go(run, keep, monkeypatch: pytest
     for minute in range(1, 7):
         _, lines = keep(run(f"digest-{minute}", minute))
     assert lines == ["digest-4", "digest-5", "source-digest", "digest-6"]
+
+
+def test_runs_at_the_same_time_lose_no_line(run, tmp_path: Path):
+    path = tmp_path / "history.jsonl"
+
+    def remember_some(writer: int) -> None:
+        for minute in range(5):
+            remember(run(f"{writer}-{minute}", minute), path, Console(quiet=True))
+
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=remember_some, args=(writer,)) for writer in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    kept = {json.loads(line)["artifact"] for line in path.read_text().splitlines()}
+    assert kept == {"source-digest", *(f"{n}-{minute}" for n in range(4) for minute in range(5))}

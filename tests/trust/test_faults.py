@@ -202,6 +202,7 @@ def test_a_sample_of_faults_leaves_nothing_that_the_next_run_does_not_mend(
 def test_no_fault_in_the_digits_pipeline_leaves_what_the_next_run_does_not_mend(
     zygote: Zygote, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
+    assert zygote.run(*DIGITS[0], "--workspace", tmp_path / "warm").code == 0
     loop = Loop(zygote, tmp_path, DIGITS)
     loop.record()
     points = loop.points()
