@@ -1,20 +1,23 @@
 """A stage that was killed goes on where its last finished epoch or phase ended."""
 
-import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Self
 
 import torch
 
 from tcompress import storage
-from tcompress.errors import InputError, RequestError
+from tcompress.errors import InputError, RequestError, StorageError
+from tcompress.intake import regular_file
+from tcompress.intake.pickles import check_state_file
 from tcompress.staging import STAGING_PREFIX, write_bytes_atomically
 
 _SUFFIX = ".checkpoint"
+_MAX_BYTES = 256 << 30
 State = dict[str, Any]
 """Tensors, numbers and strings in dictionaries and lists."""
 
@@ -35,15 +38,20 @@ class Checkpoint:
 
     def read(self) -> State | None:
         """Return the state of a run of the same key, or None where there is none."""
-        if not self.path.is_file():
+        if not self.path.exists():
             return None
         try:
+            regular_file(self.path, limit_bytes=_MAX_BYTES)
+            check_state_file(self.path)
             document = torch.load(self.path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
-            return None  # damaged, or not ours: the run starts from the beginning
+        except (InputError, StorageError, OSError, RuntimeError, ValueError, UnpicklingError):
+            self.tell(
+                f"{self.path}: damaged, or not tcompress's; the run starts from the beginning"
+            )
+            return None
         if not isinstance(document, dict) or document.get("key") != self.key:
             return None
-        state: State = document["state"]
+        state: State | None = document.get("state")
         return state
 
     def write(self, state: State) -> None:

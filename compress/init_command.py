@@ -1,5 +1,6 @@
 """The `init` command; it stands here because the demos are trained."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,11 @@ _TRIED = 8
 @reading_options
 @click.option("--validation-fraction", type=RATIO, default=0.2, help="Part of --data.")
 @click.option("--test-fraction", type=RATIO, default=0.3, help="Part of --data.")
+@click.option(
+    "--allow-pickle-weights",
+    is_flag=True,
+    help="Read weights that torch.save wrote, where MODEL has no others; none of their code runs.",
+)
 @click.option("--force", is_flag=True, help="Replace the settings of an existing workspace.")
 @common_options
 @click.pass_context
@@ -67,6 +73,7 @@ def init(
     slice_columns: tuple[str, ...],
     validation_fraction: float,
     test_fraction: float,
+    allow_pickle_weights: bool,
     force: bool,
     reading: dict[str, Any],
     common: Common,
@@ -80,6 +87,7 @@ def init(
     Example:
       tcompress init ./my-bert --data reviews.csv --text-column review --label-column stars
       tcompress init ./my-bert --train train.csv --validation dev.csv --test test.csv
+      tcompress init ./my-old-bert --data reviews.csv --allow-pickle-weights
       tcompress init my.module:build --weights ./my-weights --data reviews.csv
       tcompress init --demo digits
     """
@@ -87,7 +95,7 @@ def init(
 
     from tcompress.loading import load_encoder
     from tcompress.locking import lock_within
-    from tcompress.retasked import retasked
+    from tcompress.unpickled import unpickled
     from tcompress.workspace import DataConfig, Workspace, WorkspaceConfig, workspace_directory
 
     directory = workspace_directory(common.workspace)
@@ -118,10 +126,12 @@ def init(
             seed=common.seed or 0,
         )
         given = ctx.get_parameter_source("label_column") is not ParameterSource.DEFAULT
-        _check(Workspace(directory, config), task, needs_labels=given)
-        if task is not None:
-            named = retasked(named, Task(task), directory / "model", replace=force)
-            config = replace(config, model=str(named.resolve()))
+        readable_model = unpickled(named, directory) if allow_pickle_weights else nullcontext(named)
+        with readable_model as readable:
+            opened = Workspace(directory, replace(config, model=str(readable.resolve())))
+            _check(opened, task, needs_labels=given)
+            named = _placed(named, readable, task, directory / "model", replace=force)
+        config = replace(config, model=str(named.resolve()))
     workspace = Workspace.create(directory, config, replace=force)
     if common.console.as_json:
         document = {"schema_version": 1, "workspace": str(directory.resolve()), **asdict(config)}
@@ -154,6 +164,18 @@ def _required_model(model: Path | None) -> Path:
         msg = "name a MODEL directory with --data FILE, or use --demo"
         raise click.UsageError(msg)
     return model
+
+
+def _placed(model: Path, readable: Path, task: str | None, target: Path, *, replace: bool) -> Path:
+    """Return where the model is to be found from now on."""
+    from tcompress.retasked import retasked
+    from tcompress.unpickled import keep
+
+    if task is not None:
+        retold = retasked(readable, Task(task), target, replace=replace)
+        if retold != readable:
+            return retold
+    return model if readable == model else keep(readable, target, replace=replace)
 
 
 def _data_files(

@@ -116,7 +116,7 @@ def open_model_file(kind: str, directory: Path, input_names: list[str]) -> Predi
         if kind == OPENVINO_KIND:
             return _open_openvino(path, input_names)
         return _open_torch(kind, path, input_names)
-    except MachineError:
+    except (MachineError, ArtifactError):
         raise
     except Exception as error:  # the engines raise many kinds
         msg = f"{path}: the engine refuses it: {str(error).partition(chr(10))[0] or repr(error)}"
@@ -226,11 +226,16 @@ def _import_untold(name: str) -> Any:
 def _open_torch(kind: str, path: Path, input_names: list[str]) -> Predict:
     import torch
 
+    from .intake.program_archives import check_program
+    from .intake.torchscript_archives import check_torchscript
+
     module: Any
     if kind == TORCHSCRIPT_KIND:
+        check_torchscript(path)
         with ignoring_torchscript_deprecation():
             module = torch.jit.load(str(path), map_location="cpu")
     else:
+        check_program(path)
         module = torch.export.load(str(path)).module()
 
     def predict(batch: "Batch") -> Any:

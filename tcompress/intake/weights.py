@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import ModelError
 from .files import checked_file, is_there
 from .json_documents import read_json
+from .pickles import pickles_in
 from .safetensors_header import TensorInfo, read_header
 
 WEIGHTS_FILE = "model.safetensors"
@@ -40,8 +41,7 @@ def weight_names(directory: Path, name: str = WEIGHTS_FILE) -> tuple[str, ...]:
         checked_file(directory, name, limit_bytes=MAX_BYTES)
         return (name,)
     if name != WEIGHTS_FILE or not is_there(directory / INDEX_FILE):
-        msg = f"{directory}: no {name} in it; {_MISSING}"
-        raise ModelError(msg)
+        raise ModelError(_missing(directory, name))
     parts = dict.fromkeys(_weight_map(directory).values())
     for part in parts:
         checked_file(directory, part, limit_bytes=MAX_BYTES, remedy=_INDEX_REMEDY)
@@ -82,6 +82,19 @@ def read_weights(directory: Path, name: str = WEIGHTS_FILE) -> dict[str, Tensor]
     return {
         name: value.float() if value.is_floating_point() else value for name, value in state.items()
     }
+
+
+def _missing(directory: Path, name: str) -> str:
+    if not directory.is_dir():
+        return f"{directory}: no such model directory"
+    pickled = next(pickles_in((directory / name).parent), None)
+    if pickled is None:
+        return f"{directory}: no {name} in it; {_MISSING}"
+    return (
+        f"{directory}: its weights are in {pickled.name}, a pickle, which may run code where it is "
+        f"read; convert it to {name}, or let `tcompress init MODEL --data FILE "
+        "--allow-pickle-weights` do so, which runs none of it"
+    )
 
 
 _Header = list[tuple[str, TensorInfo]]
