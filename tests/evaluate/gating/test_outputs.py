@@ -190,5 +190,5 @@ def test_files_of_an_earlier_run_do_not_outlive_it(tmp_path: Path):
     old.write_text("<testsuites/>")
     clear_outputs(old, None, tmp_path / "none.md")
     assert not old.exists()
-    with pytest.raises(StorageError, match="cannot be replaced: Is a directory"):
+    with pytest.raises(StorageError, match="cannot be removed: Is a directory"):
         clear_outputs(tmp_path)
