@@ -48,6 +48,18 @@ def _become(request: dict) -> None:
         import faults
 
         faults.arm(request["fault"], request["trace"])
+    if "limits" in request:
+        import resource
+
+        limits = request["limits"]
+        resource.setrlimit(resource.RLIMIT_AS, (limits["memory_bytes"],) * 2)
+        resource.setrlimit(resource.RLIMIT_CPU, (round(limits["seconds"]) + 1,) * 2)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if "audit" in request:
+        import audit
+
+        sys.dont_write_bytecode = True
+        audit.arm(request["audit"])
     sys.argv = ["tcompress", *request["words"]]
 
 
