@@ -30,6 +30,7 @@ from tcompress.errors import (
 from tcompress.intake.weights import WEIGHTS_FILE
 from tcompress.machine import cache_directory
 from tcompress.preprocessing import TOKENIZER_FILES
+from tcompress.staging import sweep
 from tcompress.transformer import (
     ARCHITECTURE_FILE,
     Pooling,
@@ -100,11 +101,15 @@ def prepare_demo(name: str, console: Console) -> Demo:
     """
     make = {"reviews": _make_reviews, "digits": _make_digits}[name]
     directory = cache_directory() / "demo" / f"{name}-{_content_key(name)[:16]}"
+    sweep(directory.parent)
     if directory.is_dir():
         console.say(f"demo {name}: model and data are cached in {directory}")
     else:
         try:
-            with writing_directory(directory) as staging, console.step(f"demo {name}: preparing"):
+            with (
+                writing_directory(directory, tell=console.say) as staging,
+                console.step(f"demo {name}: preparing"),
+            ):
                 make(staging, console)
         except OutputExistsError:
             console.say(f"demo {name}: another process has prepared it meanwhile")

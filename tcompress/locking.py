@@ -13,14 +13,21 @@ from . import storage
 from .digests import document_digest
 from .errors import StorageError
 from .interruption import temporary
+from .storage import PREFIX
 
-PREFIX = ".tcompress-"
 SUFFIX = ".lock"
 SILENT_S = 1.0
 """How long a process waits before it says so."""
 _POLL_S = 0.05
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 _held: set[tuple[int, Path]] = set()
+
+
+Tell = Callable[[str], None]
+
+
+def silent(_message: str) -> None:
+    """Tell nobody."""
 
 
 def lock_file(target: Path) -> Path:
@@ -43,7 +50,7 @@ def lock_within(directory: Path) -> Path:
 
 
 @contextmanager
-def locked(path: Path, tell: Callable[[str], None] = lambda _message: None) -> Iterator[None]:
+def locked(path: Path, tell: Tell = silent) -> Iterator[None]:
     """Keep other processes and threads out; the holder itself may enter again.
 
     Where nobody may write there is nothing to lock.
@@ -115,7 +122,7 @@ def _directory(directory: Path) -> Iterator[None]:
             storage.remove_empty(place)
 
 
-def _wait_for(path: Path, tell: Callable[[str], None]) -> int:
+def _wait_for(path: Path, tell: Tell) -> int:
     """Return a handle that holds the lock."""
     since, told = time.monotonic(), False
     while (handle := _opened(path)) is None:

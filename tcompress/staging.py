@@ -16,8 +16,8 @@ from . import storage
 from .digests import document_digest
 from .errors import StorageError
 from .interruption import temporary
-from .locking import PREFIX, SUFFIX, make_locked, try_lock
-from .storage import Buffer
+from .locking import SUFFIX, make_locked, try_lock
+from .storage import PREFIX, Buffer
 
 STAGING_PREFIX = PREFIX
 _LEFT = re.compile(

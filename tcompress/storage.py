@@ -45,6 +45,8 @@ class Moment(StrEnum):
 
 
 Buffer = bytes | memoryview
+PREFIX = ".tcompress-"
+"""What names of temporary files begin with."""
 Observer = Callable[[Operation, Path, Moment], None]
 observer: Observer | None = None
 """Told of every change; what it raises is taken for an answer of the system."""
@@ -362,7 +364,8 @@ def _failure(path: Path, error: OSError, size_bytes: int | None, doing: str) -> 
     if error.errno in _FULL:
         return StorageError(_full(path, size_bytes))
     why = error.strerror or str(error)
-    return StorageError(f"{path}: cannot be {doing}: {why}; mend that or choose another place")
+    place = path.parent if path.name.startswith(PREFIX) else path  # not a name of ours
+    return StorageError(f"{place}: cannot be {doing}: {why}; mend that or choose another place")
 
 
 def _full(path: Path, size_bytes: int | None) -> str:

@@ -13,7 +13,7 @@ from . import storage
 from .artifact import MANIFEST_FILE, Artifact, Manifest, is_artifact, sealed
 from .digests import file_digest
 from .errors import ArtifactError, OutputExistsError
-from .locking import lock_file, locked
+from .locking import Tell, lock_file, locked, silent
 from .staging import put, staged
 
 
@@ -31,7 +31,9 @@ class ArtifactDraft:
 
 
 @contextmanager
-def writing_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
+def writing_directory(
+    target: Path, *, replace: bool = False, tell: Tell = silent
+) -> Iterator[Path]:
     """Give a staging directory that becomes `target` when the block ends well.
 
     It stands beside the target, so that the last step is one rename. If the block raises,
@@ -40,6 +42,7 @@ def writing_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
     Args:
         target: The directory to appear.
         replace: Whether an artifact that is already there may be replaced.
+        tell: Told which process is waited for.
 
     Yields:
         The staging directory.
@@ -48,7 +51,7 @@ def writing_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
         OutputExistsError: If the target exists and may not be replaced.
         StorageError: If the file system refuses.
     """
-    with storage.reporting(target), locked(lock_file(target)):
+    with storage.reporting(target), locked(lock_file(target), tell):
         check_output(target, replace=replace)
         with staged(target.parent) as staging:
             yield staging

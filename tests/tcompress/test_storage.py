@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from tcompress.errors import StorageError
 from tcompress.export import openvino_ir
 from tcompress.staging import sweep, write_text_atomically
 from tcompress.storage import Moment, Operation
+from tcompress.writing import writing_directory
 
 ROOT = Path(storage.__file__).parents[1]
 # What may change the file system besides, and why.
@@ -124,18 +126,31 @@ WRITERS: dict[str, Callable[[Path], None]] = {
 }
 
 
+@contextmanager
+def _mounted(directory: Path, options: str) -> Iterator[Path]:
+    words = ("mount", "-t", "tmpfs", "-o", options, "tmpfs", directory)
+    if not shutil.which("mount") or subprocess.run(words, capture_output=True).returncode:
+        pytest.skip("mounting a small tmpfs takes root")
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", directory], check=True)
+
+
 @pytest.fixture(scope="module")
 def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A file system of a megabyte."""
-    directory = tmp_path_factory.mktemp("disk")
-    options = ("-t", "tmpfs", "-o", "size=1m", "tmpfs", directory)
-    mounted = shutil.which("mount") and subprocess.run(
-        ["mount", *options], capture_output=True, check=False
-    )
-    if not mounted or mounted.returncode:
-        pytest.skip("mounting a small tmpfs takes root")
-    yield directory
-    subprocess.run(["umount", directory], check=True)
+    with _mounted(tmp_path_factory.mktemp("disk"), "size=1m") as directory:
+        yield directory
+
+
+def test_a_read_only_file_system_is_one_line(tmp_path: Path) -> None:
+    with (
+        _mounted(tmp_path, "ro") as directory,
+        pytest.raises(StorageError, match=r"0: cannot be written: Read-only file system"),
+        writing_directory(directory / "report"),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("name", WRITERS)
