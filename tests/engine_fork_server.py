@@ -3,6 +3,7 @@
 import gc
 import os
 import pickle
+import runpy
 import select
 import signal
 import socket
@@ -16,6 +17,7 @@ _IMPORTED = (
     "tcompress.compress.precision",
     "tcompress.evaluate.worker",
 )
+_AUDITED = "TCOMPRESS_TEST_AUDIT"
 _MESSAGE_BYTES, _STREAMS = 1 << 17, 4
 
 
@@ -29,6 +31,8 @@ def _become(module: str, env: dict[str, str], folder: str, streams: list[int]) -
         os.dup2(handle, number)
     os.closerange(3, max(streams) + 1)
     signal.set_wakeup_fd(-1)
+    if _AUDITED in env:  # which a new process would import
+        runpy.run_path(f"{env['PYTHONPATH']}/sitecustomize.py")
     import_module(module).main()
 
 

@@ -16,6 +16,7 @@ from tcompress.digests import file_digest
 from .audit import Bounds
 from .case import Case, Opens, Seeds
 from .processes import Ended, Zygote
+from .zygote import FORKED_ENGINES
 
 SECONDS = 20.0
 """A refusal that takes longer is a fault; the slowest start an engine and wait for it."""
@@ -127,7 +128,7 @@ class Harness:
     def __init__(self, folder: Path, seeds: Seeds) -> None:
         self._folder = folder.resolve()
         self._seeds = seeds
-        self._zygote = Zygote(self._folder)
+        self._zygote = Zygote(self._folder, {FORKED_ENGINES: "1"})
 
     def close(self) -> None:
         """End the process."""
