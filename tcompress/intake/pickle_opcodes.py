@@ -3,7 +3,7 @@
 import pickletools
 import re
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from zipfile import ZipInfo
@@ -89,8 +89,8 @@ def check_pickle(
             end where it says.
     """
     machine, place = _Machine(), -1
-    for number, (opcode, argument, found) in enumerate(pickletools.genops(raw)):
-        place = -1 if found is None else found
+    for number, (opcode, argument, found) in enumerate(_instructions(raw)):
+        place = found
         if opcode.name not in opcodes:
             msg = f"a pickle with the instruction {opcode.name}, which weights do not need"
             raise ValueError(msg)
@@ -106,6 +106,16 @@ def check_pickle(
         msg = f"a pickle that ends {len(raw) - 1 - place:,} bytes early"
         raise ValueError(msg)
     return machine.storages
+
+
+def _instructions(raw: bytes) -> Iterator[tuple[pickletools.OpcodeInfo, Any, int]]:
+    """Yield every instruction with its argument and place."""
+    try:
+        for opcode, argument, place in pickletools.genops(raw):
+            yield opcode, argument, place or 0
+    except ValueError as fault:
+        msg = f"a pickle that cannot be read: {fault}"
+        raise ValueError(msg) from fault
 
 
 def check_storages(storages: list[Storage], members: Mapping[str, ZipInfo], folder: str) -> None:
@@ -165,6 +175,7 @@ class _Machine:
         elif name == "TUPLE" or name in _TO_MARK:
             taken = self._take(len(self._stack) - (self._marks.pop() if self._marks else -1))
             self._stack += [taken] if name == "TUPLE" else []
+            _check_keys(taken[::2] if name == "SETITEMS" else ())
         elif name in _TUPLES:
             self._stack.append(self._take(_TUPLES[name]))
         elif name == "BINPERSID":
@@ -172,7 +183,8 @@ class _Machine:
             self._stack.append(None)
         elif name in _TAKES or name in _CALLS:
             count, leaves = (_TAKES | _CALLS)[name]
-            self._take(count)
+            taken = self._take(count)
+            _check_keys(taken[:1] if name == "SETITEM" else ())
             self._stack += [None] * leaves
 
     def _take(self, count: int) -> tuple[Any, ...]:
@@ -195,6 +207,14 @@ class _Machine:
             msg = f"a pickle that reads place {index:,} before it is filled"
             raise ValueError(msg)
         self._stack.append(self._memo[index])
+
+
+def _check_keys(keys: tuple[Any, ...]) -> None:
+    """Raise unless keys are plain: what is nested deep ends a process that hashes it."""
+    for key in keys:
+        if not isinstance(key, str | int):
+            msg = f"a pickle of a dictionary with a {type(key).__name__} as a key"
+            raise ValueError(msg)
 
 
 def _storage(reference: Any) -> Storage:

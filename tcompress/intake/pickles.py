@@ -15,7 +15,7 @@ from ..floors import check_floors
 from ..worker_process import WorkerProcess
 from .files import checked_file, is_there
 from .json_documents import read_json
-from .pickle_opcodes import TENSOR_GLOBALS, check_pickle
+from .pickle_opcodes import TENSOR_GLOBALS, check_pickle, check_storages
 from .torch_zips import opened_zip
 
 PICKLE_FILES = ("pytorch_model.bin", "model.bin", "model.pt", "model.pth")
@@ -127,7 +127,8 @@ def check_state_file(path: Path, error: type[InputError] = ModelError) -> None:
                 if name not in _MEMBERS and not _is_data(name):
                     msg = f"{reprlib.repr(name)} is in it, which is not of weights"
                     raise ValueError(msg)
-            check_pickle(archive.read("data.pkl"), TENSOR_GLOBALS.__contains__)
+            storages = check_pickle(archive.read("data.pkl"), TENSOR_GLOBALS.__contains__)
+            check_storages(storages, archive.members, "data")
             archive.check_sums()
     except ValueError as fault:
         msg = f"{path}: not weights as torch.save writes them: {fault}; {_REMEDY}"
