@@ -51,7 +51,7 @@ class Unpickler:
 
         self._save = safetensors.torch.save_file
         torch.set_num_threads(threads)
-        _limit(size_bytes)
+        limit(size_bytes)
         self._tensors: dict[str, Tensor] = {}
         for path in paths:
             found = _read(path)
@@ -72,8 +72,12 @@ class Unpickler:
         self._save(whole, path, metadata={"format": "pt"})
 
 
-def _limit(size_bytes: int) -> None:
-    """Take from this process, for good, what reading so many bytes of tensors does not need."""
+def limit(size_bytes: int) -> None:
+    """Take from this process, for good, what reading so many bytes of tensors does not need.
+
+    Args:
+        size_bytes: How many.
+    """
     statm = Path("/proc/self/statm")
     if statm.is_file():  # elsewhere the system counts otherwise
         used = int(statm.read_text().split()[0]) * resource.getpagesize()
@@ -86,10 +90,10 @@ def _limit(size_bytes: int) -> None:
     sys.addaudithook(_refuse)
 
 
-def _lower(limit: int, value: int) -> None:
-    _, hard = resource.getrlimit(limit)
+def _lower(kind: int, value: int) -> None:
+    _, hard = resource.getrlimit(kind)
     value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(limit, (value, value))
+    resource.setrlimit(kind, (value, value))
 
 
 def _refuse(event: str, _arguments: tuple[Any, ...]) -> None:

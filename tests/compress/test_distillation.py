@@ -252,7 +252,9 @@ def test_a_checkpoint_that_does_not_belong_to_the_run_is_replaced(
 def test_a_checkpoint_that_could_run_code_is_not_opened(tmp_path: Path) -> None:
     path = tmp_path / "state"
     torch.save({"key": "key", "state": Path("anything but tensors")}, path)
-    assert Checkpoint(path, "key").read() is None
+    told: list[str] = []
+    assert Checkpoint(path, "key", told.append).read() is None
+    assert told == [f"{path}: damaged, or not tcompress's; the run starts from the beginning"]
 
 
 def test_patience_stops_a_run_that_no_longer_improves(bert: Encoder, splits: Splits) -> None:

@@ -1,4 +1,6 @@
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,3 +98,22 @@ def test_a_training_checkpoint_is_told_from_weights(tmp_path: Path) -> None:
 def test_what_is_no_pickle_is_a_value_error(raw: bytes) -> None:
     with pytest.raises(ValueError, match="pickle"):
         check_pickle(raw, TENSOR_GLOBALS.__contains__)
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        pytest.param("import socket; socket.socket()", "", id="network"),
+        pytest.param("import os; os.system('echo ran')", "", id="program"),
+        pytest.param("import os; os.fork(); print('ran')", "", id="fork"),
+        pytest.param("bytearray(4 << 30); print('ran')", "MemoryError", id="memory"),
+    ],
+)
+def test_the_process_that_unpickles_can_do_little_else(code: str, said: str) -> None:
+    limits = "from tcompress.intake.pickle_worker import limit; limit(1000); "
+    ended = subprocess.run(
+        [sys.executable, "-c", limits + code], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 1
+    assert not ended.stdout
+    assert said in ended.stderr
