@@ -18,7 +18,7 @@ from .json_documents import read_json
 from .pickle_opcodes import TENSOR_GLOBALS, check_pickle, check_storages
 from .torch_zips import opened_zip
 
-PICKLE_FILES = ("pytorch_model.bin", "model.bin", "model.pt", "model.pth")
+PICKLE_FILES = ("pytorch_model.bin", "model.pt", "model.pth")
 """Names that pickled weights go by, as those of safetensors go by `model.safetensors`."""
 PICKLE_INDEX = "pytorch_model.bin.index.json"
 WORKER = "tcompress.intake.pickle_worker"
