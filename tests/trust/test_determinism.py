@@ -1,0 +1,79 @@
+"""Same machine, same libraries, same seed: the same artifacts, whatever else is different."""
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tcompress.workspace import Workspace
+
+from .processes import Zygote
+
+COMMANDS = (
+    ("score", "--criterion", "curvature", "--criterion", "hies"),
+    ("prune", "--heads", "0.3", "--neurons", "0.3"),
+    ("finetune", "--epochs", "1"),
+    ("quantize",),
+    ("export",),
+    ("export", "--format", "torchscript"),
+    ("export", "--format", "program"),
+)
+# What is fixed when Python starts, and what is not.
+STARTS: tuple[dict[str, str], ...] = (
+    {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"},
+    {"PYTHONHASHSEED": "4711", "LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+)
+PLACES = ("one", "another, with blanks", "üñí 🎉")
+
+
+@pytest.fixture(scope="module")
+def zygotes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Zygote]]:
+    first, second = (
+        Zygote(tmp_path_factory.mktemp(f"zygote{number}"), env) for number, env in enumerate(STARTS)
+    )
+    with first, second:
+        yield [first, second]
+
+
+Make = Callable[[Zygote, Path, int, dict[str, str]], dict[str, str]]
+
+
+@pytest.fixture
+def made(model_directories: Callable, reviews_file: Path) -> Make:
+    """Make everything in a workspace; returns the digests of the artifacts and of the scores."""
+    source = (model_directories("bert"), "--data", reviews_file)
+
+    def make(zygote: Zygote, workspace: Path, umask: int, env: dict[str, str]) -> dict[str, str]:
+        for words in (("init", *source), *COMMANDS):
+            ended = zygote.run(*words, "--workspace", workspace, umask=umask, env=env)
+            assert ended.code == 0, ended.stderr
+        artifacts = Workspace.open(workspace).artifacts()
+        assert len(artifacts) == len(COMMANDS) - 1
+        names = {a.manifest.digest: str(a.directory.relative_to(workspace)) for a in artifacts}
+        scores = (workspace / "scores.json").read_text().partition('"model"')[0]
+        return {name: digest for digest, name in names.items()} | {"scores": scores}
+
+    return make
+
+
+def test_two_of_two_are_the_same(zygotes: list[Zygote], made: Make, tmp_path: Path) -> None:
+    plain, odd = zygotes
+    one = made(plain, tmp_path / PLACES[0], 0o022, {})
+    other = made(odd, tmp_path / PLACES[2], 0o077, {"TZ": "Asia/Kathmandu"})
+    assert one == other
+
+
+@pytest.mark.slow
+def test_ten_of_ten_are_the_same(zygotes: list[Zygote], made: Make, tmp_path: Path) -> None:
+    draw = random.Random(0)
+    found = [
+        made(
+            draw.choice(zygotes),
+            tmp_path / f"{draw.choice(PLACES)} {number}",
+            draw.choice((0o022, 0o077, 0o002)),
+            {"TZ": draw.choice(("UTC", "Asia/Kathmandu"))},
+        )
+        for number in range(10)
+    ]
+    assert all(digests == found[0] for digests in found)
