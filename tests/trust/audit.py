@@ -17,8 +17,11 @@ _CHANGES = (
     *("os.mkdir", "os.remove", "os.rmdir", "os.rename", "os.link", "os.symlink"),
     *("os.truncate", "os.chmod", "os.chown", "os.utime"),
 )
-_PROCESSES = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty")
-_NETWORK = ("socket.connect", "socket.bind", "socket.getaddrinfo", "socket.gethostbyname")
+_NEVER = (
+    *("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty"),
+    *("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"),
+)
+_NETWORK = ("socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg")
 # Whoever unpickles one of these can run anything.
 _DANGEROUS = ("os", "posix", "nt", "subprocess", "sys", "runpy", "builtins.eval", "builtins.exec")
 
@@ -106,9 +109,9 @@ def arm(bounds: Mapping[str, Any]) -> None:
             ran(arguments[0] if event == "exec" else arguments[1])
         elif event == "subprocess.Popen":
             started(arguments[0], arguments[1])
-        elif event in _PROCESSES:
+        elif event in _NEVER:
             finding(event, *arguments)
-        elif event in _NETWORK and not isinstance(arguments[-1], str | bytes):
+        elif event in _NETWORK and not isinstance(arguments[-1], str | bytes | None):
             finding(event, arguments[-1])
         elif event == "pickle.find_class":
             name = ".".join(arguments)

@@ -10,7 +10,9 @@ import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
@@ -70,10 +72,19 @@ def _end(tcompress: Callable[[], None]) -> NoReturn:
         tcompress()
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else error.code is not None
+    except BaseException:
+        traceback.print_exc()  # the interpreter would, were it to end
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _defective(name: str) -> Callable[[], None]:
+    """Return what stands in for a command that does what it must not."""
+    import defects
+
+    return partial(defects.run, name)
 
 
 def main() -> None:
@@ -100,7 +111,7 @@ def main() -> None:
         if child == 0:
             replies.close()
             _become(request)
-            _end(tcompress)
+            _end(_defective(request["defect"]) if "defect" in request else tcompress)
         print(child, file=replies, flush=True)
         print(os.waitpid(child, 0)[1], file=replies, flush=True)
 
