@@ -157,8 +157,18 @@ def open_meter(encoder: Any, serving: Any) -> Any:
     return EngineMeter(encoder, serving)
 
 
+def _in_utf8() -> None:
+    """Start over where names of files are not UTF-8: native libraries take them for that."""
+    if sys.getfilesystemencoding() == "utf-8":
+        return
+    os.environ["PYTHONUTF8"] = "1"
+    os.environ.setdefault("PYTHONIOENCODING", sys.stdout.encoding)
+    os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
 def main() -> None:
     """Run the command line; the entry point of the console script."""
+    _in_utf8()
     for stream in (sys.stdout, sys.stderr):
         # A log that knows ASCII only must not end a run that took an hour.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
