@@ -9,11 +9,14 @@ PYTEST_ARGS ?=
 # The Python of an environment with the other line of transformers.
 OTHER ?=
 
+# Where `make trust` notes what every bad input did, a JSON line per command.
+TRUST_COUNTS ?= build/trust.jsonl
+
 override VENV := $(abspath $(VENV))
 BIN := $(VENV)/bin
 FOLDERS := tcompress compress export evaluate
 
-.PHONY: demo install install-transformers4 lint typecheck test test-line test-slow support wheel
+.PHONY: demo install install-transformers4 lint typecheck test test-line test-slow trust support wheel
 
 # The main job on the embedded default: installs what it needs and runs everything in demo/.
 demo:
@@ -59,6 +62,17 @@ test-line:
 		tests/tcompress/test_pruned_checkpoints.py tests/compress/test_pruning.py \
 		tests/compress/test_scoring.py tests/export/test_formats.py tests/export/test_interop.py \
 		-n auto $(PYTEST_ARGS)
+
+# Every bad input against every command that opens it, 10,000 fuzzed files, and a table of the faults.
+trust: export TCOMPRESS_TEST_COUNTS := $(abspath $(TRUST_COUNTS))
+trust:
+	rm -f $(TCOMPRESS_TEST_COUNTS)
+	mkdir -p $(dir $(TCOMPRESS_TEST_COUNTS))
+	$(BIN)/python -m pytest -m "slow or not slow" -s tests/trust/test_harness.py \
+		tests/trust/test_inputs.py tests/trust/test_fuzz.py $(PYTEST_ARGS) \
+		&& failed=0 || failed=$$?; \
+	$(BIN)/python tests/trust/counts.py $(TCOMPRESS_TEST_COUNTS); \
+	exit $$failed
 
 support:
 	$(BIN)/python benchmarks/support_table.py $(BIN)/python $(OTHER)
