@@ -17,6 +17,7 @@ named as the options are, and stand at the top or in the section that they belon
 """
 
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
@@ -37,6 +38,7 @@ TABLE = "gate"
 """Table of a workspace's file that is a policy."""
 MARGINS = ("max_drop", "min_retained")
 """The two ways to limit what is lost of the task's metric."""
+_LARGEST = sys.float_info.max
 
 
 class Section(StrEnum):
@@ -79,7 +81,7 @@ class _Key:
             value = _share(value)
         wanted, fits = self._wanted(value)
         if not fits:
-            msg = f"{name} must be {wanted}, got {value!r}"
+            msg = f"{name} must be {wanted}, got {value!r:.80}"
             raise RequestError(msg)
         return self.kind(value)
 
@@ -96,7 +98,7 @@ class _Key:
         number = "a whole number" if self.kind is int else "a number"
         upper = "" if self.below == math.inf else f" and below {self.below:g}"
         is_number = type(value) in (int, self.kind)
-        return f"{number} above 0{upper}", is_number and 0 < value < self.below
+        return f"{number} above 0{upper}", is_number and 0 < value < min(self.below, _LARGEST)
 
 
 _KEYS = {

@@ -40,7 +40,10 @@ def infer_task(directory: Path, config: Any, asked: Task | None = None) -> Task:
     """
     if is_embedder(directory):
         return check_task(directory, Task.EMBEDDING, asked)
-    names = [str(name) for name in getattr(config, "architectures", None) or ()]
+    names = getattr(config, "architectures", None) or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        msg = f"{directory}: 'architectures' must be a list of names, got {str(names)[:40]!r}"
+        raise ModelError(msg)
     ends = [end for end in _HEADS if names and names[0].endswith(end)]
     if not ends and names:
         msg = (
