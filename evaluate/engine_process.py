@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tcompress.data import Examples
+from tcompress.errors import ArtifactError
 from tcompress.worker_process import WorkerProcess
 
 from .engine_info import EngineInfo, Layout
@@ -28,6 +29,7 @@ class EngineProcess(WorkerProcess):
     """
 
     program: ClassVar[str] = "tcompress.evaluate.worker"
+    refusal = ArtifactError
 
     def __init__(
         self,

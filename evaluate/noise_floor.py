@@ -52,6 +52,7 @@ def measure_noise(budget_s: float, threads: int | None = None, seed: int = 0) ->
 
 def _write_stand_in(directory: Path) -> None:
     import torch
+
     from tcompress.encoder import save_tensors
 
     with torch.random.fork_rng(devices=()):

@@ -9,7 +9,7 @@ from .console import Console
 from .options import CONTEXT, Common, common_options
 
 if TYPE_CHECKING:
-    from .artifact import Manifest
+    from .artifact import Artifact, Manifest
 
 
 @click.command(context_settings=CONTEXT, short_help="Say what an artifact is, and verify it.")
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def inspect(path: Path, common: Common) -> None:
     """Say what an artifact is, where it came from, and whether its digests hold.
 
-    Exits with 5 when a file was changed, is missing or was added.
+    Exits with 5 when a file was changed, is missing or was added, or is none that a stage would
+    open.
 
     \b
     Example:
@@ -48,7 +49,7 @@ def inspect(path: Path, common: Common) -> None:
         )
         return
     artifact = Artifact(path, Manifest.read(path))
-    manifest, faults = artifact.manifest, artifact.faults()
+    manifest, faults = artifact.manifest, artifact.faults() or _unsafe(artifact)
     stale = _stale(manifest)
     document = artifact.summary() | {
         "parent": {"path": manifest.parent.path, "digest": manifest.parent.digest},
@@ -75,6 +76,21 @@ def inspect(path: Path, common: Common) -> None:
         raise ArtifactError(msg)
     if not console.as_json:
         console.show(f"verified: all {len(manifest.files)} files are as they were written")
+
+
+def _unsafe(artifact: "Artifact") -> list[str]:
+    """Say why no engine would be given an artifact's file; empty: one would."""
+    from .artifact import ENCODER_KIND
+    from .errors import ArtifactError
+    from .runtime import check_exported
+
+    if artifact.manifest.kind == ENCODER_KIND:
+        return []
+    try:
+        check_exported(artifact.manifest.kind, artifact.directory)
+    except ArtifactError as error:
+        return [str(error)]
+    return []
 
 
 def _stale(manifest: "Manifest") -> list[str]:

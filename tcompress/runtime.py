@@ -39,6 +39,13 @@ BACKENDS = {
     PROGRAM_KIND: "torch.export",
     OPENVINO_KIND: "openvino",
 }
+# What looks at a file before its engine does; imported where it is needed.
+_CHECKS = {
+    ONNX_KIND: ("onnx_files", "check_onnx"),
+    TORCHSCRIPT_KIND: ("torchscript_archives", "check_torchscript"),
+    PROGRAM_KIND: ("program_archives", "check_program"),
+    OPENVINO_KIND: ("openvino_files", "check_openvino"),
+}
 _TELEMETRY = "openvino_telemetry"
 
 Predict = Callable[["Batch"], Any]
@@ -84,7 +91,7 @@ def open_exported(artifact: Artifact) -> ExportedEncoder:
         limits = details["preprocessing"]
         preprocessor = open_preprocessor(directory, **limits)
         names = [str(name) for name in details["input_names"]]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         msg = f"{directory}: the manifest says too little to run the file: {error!r}"
         raise ArtifactError(msg) from error
     predict = open_model_file(manifest.kind, directory, names)
@@ -106,10 +113,7 @@ def open_model_file(kind: str, directory: Path, input_names: list[str]) -> Predi
         ArtifactError: If the engine refuses the file.
         MissingExtraError: If the engine is not installed.
     """
-    if kind not in MODEL_FILES:
-        msg = f"{directory}: unknown kind of artifact {kind!r}"
-        raise ArtifactError(msg)
-    path = directory / MODEL_FILES[kind]
+    path = check_exported(kind, directory)
     try:
         if kind == ONNX_KIND:
             return _open_onnx(path, input_names)
@@ -121,6 +125,28 @@ def open_model_file(kind: str, directory: Path, input_names: list[str]) -> Predi
     except Exception as error:  # the engines raise many kinds
         msg = f"{path}: the engine refuses it: {str(error).partition(chr(10))[0] or repr(error)}"
         raise ArtifactError(msg) from error
+
+
+def check_exported(kind: str, directory: Path) -> Path:
+    """Raise unless a file keeps to what its format allows and tcompress writes; nothing opens it.
+
+    Args:
+        kind: `onnx`, `torchscript`, `program` or `openvino`.
+        directory: Where the file is, under its usual name.
+
+    Returns:
+        The file.
+
+    Raises:
+        ArtifactError: If it does not.
+    """
+    if kind not in MODEL_FILES:
+        msg = f"{directory}: unknown kind of artifact {kind!r}"
+        raise ArtifactError(msg)
+    module, name = _CHECKS[kind]
+    path = directory / MODEL_FILES[kind]
+    getattr(import_module(f".intake.{module}", __package__), name)(path)
+    return path
 
 
 def import_onnxruntime() -> Any:
@@ -226,16 +252,11 @@ def _import_untold(name: str) -> Any:
 def _open_torch(kind: str, path: Path, input_names: list[str]) -> Predict:
     import torch
 
-    from .intake.program_archives import check_program
-    from .intake.torchscript_archives import check_torchscript
-
     module: Any
     if kind == TORCHSCRIPT_KIND:
-        check_torchscript(path)
         with ignoring_torchscript_deprecation():
             module = torch.jit.load(str(path), map_location="cpu")
     else:
-        check_program(path)
         module = torch.export.load(str(path)).module()
 
     def predict(batch: "Batch") -> Any:

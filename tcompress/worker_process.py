@@ -23,6 +23,13 @@ from typing import IO, Any, ClassVar, Self
 
 import psutil
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+import pathlib
+
 from . import errors
 from .errors import MeasurementError, TcompressError
 from .machine import usable_cpus
@@ -32,6 +39,9 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 _LAST_WORDS = 300
 _SECONDS_TO_DIE = 5
 _SECONDS_TO_STOP = 1
+_MOST_FILES = 4096
+_SPARE_BYTES = 16 << 30
+_NVIDIA_DEVICE = "/dev/nvidiactl"
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
@@ -50,9 +60,11 @@ class WorkerProcess:
 
     Attributes:
         failure: What is raised where the process failed.
+        refusal: What is raised where a signal ended it while it opened its file; None: `failure`.
     """
 
     failure: ClassVar[type[TcompressError]] = MeasurementError
+    refusal: ClassVar[type[TcompressError] | None] = None
 
     def __init__(
         self,
@@ -180,7 +192,10 @@ class WorkerProcess:
         self._stderr.seek(0)
         words = self._stderr.read().decode(errors="replace").strip().splitlines()
         said = f"; it said: {words[-1][:_LAST_WORDS]}" if words else ""
-        return self.failure(f"{self.name}: the engine process ended {_manner(code)}{said}")
+        what = f"the engine process ended {_manner(code)}"
+        if self.refusal is None or self._opened is not None or code >= 0:
+            return self.failure(f"{self.name}: {what}{said}")
+        return self.refusal(f"{self.name}: {what} as it opened the file{said}; make it again")
 
 
 def serve(worker: object) -> None:
@@ -191,6 +206,7 @@ def serve(worker: object) -> None:
     """
     requests, replies = _take_over_streams()
     _follow_parent()
+    _limit()
     while True:
         try:
             name, arguments = pickle.load(requests)
@@ -221,6 +237,26 @@ def _follow_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+
+
+def _limit() -> None:
+    """Allow no core dump, few open files, and no more addresses than a machine's model could use.
+
+    The last are plenty, as libraries reserve far more than they use, and none where a GPU's driver
+    may reserve even more.
+    """
+    if resource is None:
+        return
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _lower(resource.RLIMIT_NOFILE, _MOST_FILES)
+    if not pathlib.Path(_NVIDIA_DEVICE).exists():
+        _lower(resource.RLIMIT_AS, 2 * psutil.virtual_memory().total + _SPARE_BYTES)
+
+
+def _lower(kind: int, limit: int) -> None:
+    soft, hard = resource.getrlimit(kind)
+    if soft == resource.RLIM_INFINITY or soft > limit:
+        resource.setrlimit(kind, (limit, hard))
 
 
 def _manner(code: int) -> str:

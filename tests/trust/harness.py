@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import sys
+import zlib
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -28,6 +29,7 @@ REPOSITORY = Path(__file__).parents[2]
 _SYSTEM = ("/usr", "/lib", "/proc", "/sys", "/dev/null", "/dev/urandom", "/dev/shm", "/etc/ssl")
 _SYSTEM_FILES = ("/etc/localtime", "/etc/mime.types", "/etc/os-release", "/etc/nsswitch.conf")
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+_LAST_WORDS = 6000
 _QUICK = ("--budget-s", "1", "--no-mix", "--output", "{output}")
 _LENIENT = ("--max-drop", "0.5", "--no-github")
 _GATE = ("--data", "{texts}", *_LENIENT)
@@ -134,17 +136,18 @@ class Harness:
         """End the process."""
         self._zygote.__exit__(None, None, None)
 
-    def outcomes(self, case: Case) -> list[Outcome]:
-        """Build a case, and run every command that opens it.
+    def outcomes(self, case: Case, most: int | None = None) -> list[Outcome]:
+        """Build a case, and run the commands that open it.
 
         Args:
             case: The case.
+            most: How many commands; which ones depends on the case's name. None for all.
         """
         directory = self._folder / "case"
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir()
         given = case.build(self._seeds, directory)
-        commands = (case.words,) if case.opens is Opens.WORDS else COMMANDS[case.opens]
+        commands = _commands(case, most)
         found = []
         for words in commands:
             if case.opens is Opens.WORKSPACE and found:  # a command writes into it
@@ -152,8 +155,6 @@ class Harness:
                 directory.mkdir()
                 given = case.build(self._seeds, directory)
             found.append(self.outcome(case, directory, given, words))
-            if case.accepted:
-                break  # what works takes long, and is tested elsewhere
         return found
 
     def outcome(self, case: Case, directory: Path, given: Path, words: tuple[str, ...]) -> Outcome:
@@ -165,19 +166,14 @@ class Harness:
             given: What it is.
             words: The command line, with names in braces.
         """
-        output, scratch = self._folder / "output" / "out", self._folder / "scratch"
-        for path in (output.parent, scratch):
-            shutil.rmtree(path, ignore_errors=True)
-            path.mkdir()
-        log = self._folder / "findings"
-        log.unlink(missing_ok=True)
+        output, scratch, log = self._fresh()
         names = {f.name: str(getattr(self._seeds, f.name)) for f in fields(Seeds)}
         names |= {"input": str(given), "output": str(output), "case": str(directory)}
         line = tuple(_filled(word, names) for word in words)
         writes = case.opens in (Opens.WORKSPACE, Opens.WORDS)
         bounds = self._bounds(log, directory, (output.parent, scratch), writes=writes)
         before = _content(directory, self._seeds)
-        ended = self._run(line, scratch, bounds)
+        ended = self._run(line, scratch, bounds, SECONDS)
         outcome = Outcome(line, ended)
         _look_at_findings(outcome, log, self._seeds)
         _look_at_words(outcome, case)
@@ -185,16 +181,52 @@ class Harness:
         _look_at_files(outcome, left, output.parent, scratch)
         return outcome
 
-    def _run(self, line: tuple[str, ...], scratch: Path, bounds: Bounds) -> Ended:
+    def fuzz(self, target: str, inputs: int, seconds: float) -> Outcome:
+        """Open spoiled inputs, each in the same process, as `fuzz.py` says.
+
+        Args:
+            target: Which of its targets.
+            inputs: How many.
+            seconds: How long they may take together.
+        """
+        output, scratch, log = self._fresh()
+        bounds = self._bounds(log, scratch / "fuzz", (output.parent, scratch), writes=False)
+        words = (str(self._seeds.bert.parent), str(inputs))
+        ended = self._run(words, scratch, bounds, seconds, instead=("fuzz", target))
+        outcome = Outcome(("fuzz", target), ended)
+        _look_at_findings(outcome, log, self._seeds)
+        if ended.code:
+            outcome.wrong.append(f"exit code {ended.code}: {ended.stderr[-_LAST_WORDS:]}")
+        return outcome
+
+    def _fresh(self) -> tuple[Path, Path, Path]:
+        """Make room for an output, and for temporary files, and for findings."""
+        output, scratch = self._folder / "output" / "out", self._folder / "scratch"
+        for path in (output.parent, scratch):
+            shutil.rmtree(path, ignore_errors=True)
+            path.mkdir()
+        log = self._folder / "findings"
+        log.unlink(missing_ok=True)
+        return output, scratch, log
+
+    def _run(
+        self,
+        line: tuple[str, ...],
+        scratch: Path,
+        bounds: Bounds,
+        seconds: float,
+        **request: object,
+    ) -> Ended:
         running = self._zygote.start(
             *line,
             cwd=scratch,
             env=bounds.environment()
             | {"HOME": str(scratch), "XDG_CACHE_HOME": str(scratch), "TMPDIR": str(scratch)},
             audit=asdict(bounds),
-            limits={"memory_bytes": MEMORY_BYTES, "seconds": SECONDS},
+            limits={"memory_bytes": MEMORY_BYTES, "seconds": seconds},
+            **request,
         )
-        if not running.ends_within(SECONDS):
+        if not running.ends_within(seconds):
             for child in (*running.children(), running):
                 os.kill(child.pid, 9)
         return running.wait()
@@ -211,6 +243,14 @@ class Harness:
             tuple(os.path.realpath(p) for p in (*prefixes, seeds, *_SYSTEM, *_SYSTEM_FILES)),
             (*map(str, writable), *own),
         )
+
+
+def _commands(case: Case, most: int | None) -> tuple[tuple[str, ...], ...]:
+    if case.opens is Opens.WORDS:
+        return (case.words,)
+    commands = COMMANDS[case.opens]
+    start = zlib.crc32(case.name.encode()) % len(commands)
+    return (*commands[start:], *commands[:start])[:most]
 
 
 def _filled(word: str, names: dict[str, str]) -> str:

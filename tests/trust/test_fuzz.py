@@ -11,10 +11,14 @@ FEW, MANY = 18, 560
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_spoiled_input_works_or_is_refused(target: str, harness: Harness) -> None:
-    assert not harness.fuzz(target, FEW, seconds=30).faults
+    faults = harness.fuzz(target, FEW, seconds=30).faults
+
+    assert not faults, "\n".join(faults)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_no_spoiled_input_of_many_goes_unnoticed(target: str, harness: Harness) -> None:
-    assert not harness.fuzz(target, MANY, seconds=300).faults
+    faults = harness.fuzz(target, MANY, seconds=300).faults
+
+    assert not faults, "\n".join(faults)

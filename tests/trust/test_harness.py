@@ -66,7 +66,7 @@ def _build(seeds: Seeds, directory: Path) -> Path:
 
 def _outcome(harness: Harness, defect: str, patch: pytest.MonkeyPatch) -> Outcome:
     zygote = harness._zygote
-    patch.setattr(zygote, "start", partial(zygote.start, defect=defect))
+    patch.setattr(zygote, "start", partial(zygote.start, instead=("defects", defect)))
     patch.setattr(under_test, "COMMANDS", {Opens.MODEL: (WORDS,)})
     (found,) = harness.outcomes(Case(defect, "F0", Opens.MODEL, _build, says="damaged"))
     return found

@@ -62,7 +62,9 @@ def _become(request: dict) -> None:
 
         sys.dont_write_bytecode = True
         audit.arm(request["audit"])
-    sys.argv = ["tcompress", *request["words"]]
+    # as bytes of UTF-8 reach a process of any locale
+    words = (word.encode("utf-8", "surrogateescape") for word in request["words"])
+    sys.argv = ["tcompress", *map(os.fsdecode, words)]
 
 
 def _end(tcompress: Callable[[], None]) -> NoReturn:
@@ -80,11 +82,10 @@ def _end(tcompress: Callable[[], None]) -> NoReturn:
         os._exit(code)
 
 
-def _defective(name: str) -> Callable[[], None]:
-    """Return what stands in for a command that does what it must not."""
-    import defects
-
-    return partial(defects.run, name)
+def _instead(module: str, name: str) -> Callable[[], None]:
+    """Return what is called in place of the command line: `run` of a module beside this one."""
+    sys.path.append(str(Path(__file__).parents[1]))
+    return partial(import_module(f"trust.{module}").run, name)
 
 
 def main() -> None:
@@ -111,7 +112,7 @@ def main() -> None:
         if child == 0:
             replies.close()
             _become(request)
-            _end(_defective(request["defect"]) if "defect" in request else tcompress)
+            _end(_instead(*request["instead"]) if "instead" in request else tcompress)
         print(child, file=replies, flush=True)
         print(os.waitpid(child, 0)[1], file=replies, flush=True)
 

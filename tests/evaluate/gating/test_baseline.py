@@ -197,7 +197,7 @@ def test_cut_or_flipped_files_are_refused(recorded: Path, tmp_path: Path):
         if raw.lower() == whole.lower():
             continue  # 1e-05 and 1E-05 are the same number
         target.write_bytes(raw)
-        with pytest.raises(InputError, match="not a recorded baseline that can be read|not valid JSON"):
+        with pytest.raises(InputError, match=r"not a recorded baseline|not valid JSON"):
             Baseline.read(target)
 
 
