@@ -98,7 +98,7 @@ def _check_outputs(directory: Path, config: Any, found: Task, asked: Task | None
 
 def _of_sequences(config: Any) -> Task:
     problem = getattr(config, "problem_type", None)
-    if problem in _PROBLEMS:
+    if isinstance(problem, str) and problem in _PROBLEMS:
         return _PROBLEMS[problem]
     return Task.REGRESSION if getattr(config, "num_labels", 2) == 1 else Task.CLASSIFICATION
 

@@ -296,6 +296,7 @@ def test_other_bytes(name: str, edits: list[Bytes], targets: Fuzzed, tried: Coun
 @_examples(DEFAULT)
 @given(edits=value_edits())
 @example(edits=[(Edit.SPLICE, 991, 30, 0)])  # config: `architectures` is a number
+@example(edits=[(Edit.FLIP, 107, 0, [])])  # config: `problem_type` is a list
 @example(edits=[(Edit.FLIP, 407, 0, 10**400)])  # policy: a number that is no float
 def test_other_values(name: str, edits: list[Values], targets: Fuzzed, tried: Counter[str]) -> None:
     _try(targets[name], _composed(targets[name], edits), tried)
