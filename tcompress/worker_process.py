@@ -18,21 +18,20 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, ClassVar, Self
 
 import psutil
 
+from . import errors
+from .errors import MeasurementError, TcompressError
+from .machine import usable_cpus
+
 try:
     import resource
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
-
-import pathlib
-
-from . import errors
-from .errors import MeasurementError, TcompressError
-from .machine import usable_cpus
 
 _DONE, _REFUSED, _FAILED = "done", "refused", "failed"
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -41,7 +40,7 @@ _SECONDS_TO_DIE = 5
 _SECONDS_TO_STOP = 1
 _MOST_FILES = 4096
 _SPARE_BYTES = 16 << 30
-_NVIDIA_DEVICE = "/dev/nvidiactl"
+_NVIDIA_DEVICE = Path("/dev/nvidiactl")
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
@@ -249,7 +248,7 @@ def _limit() -> None:
         return
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _lower(resource.RLIMIT_NOFILE, _MOST_FILES)
-    if not pathlib.Path(_NVIDIA_DEVICE).exists():
+    if not _NVIDIA_DEVICE.exists():
         _lower(resource.RLIMIT_AS, 2 * psutil.virtual_memory().total + _SPARE_BYTES)
 
 
