@@ -13,7 +13,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 
 from tcompress.data import Examples
 from tcompress.encoder import open_encoder
-from tcompress.errors import DeviceError, MeasurementError
+from tcompress.errors import ArtifactError, DeviceError, MeasurementError
 from tcompress.evaluate.accuracy import predict
 from tcompress.evaluate.engine_process import EngineProcess
 
@@ -115,3 +115,10 @@ def test_sleeping_process_does_not_outlive_a_killed_parent(source: Path):
     if not gone:
         gone = not psutil.wait_procs([psutil.Process(pid)], timeout=10)[1]
     assert gone
+
+
+def test_an_engine_that_dies_as_it_opens_a_file_is_a_bad_file(source: Path):
+    with EngineProcess(source, name="source") as engine:
+        os.kill(engine.pid, signal.SIGSEGV)
+        with pytest.raises(ArtifactError, match=r"source: .* by SIGSEGV as it opened the file"):
+            assert engine.info
