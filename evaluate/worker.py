@@ -52,12 +52,14 @@ class Worker:
         import torch
 
         from tcompress.loading import load
+        from tcompress.process_limits import limits_of_opening
         from tcompress.runtime import ExportedEncoder
 
         from .torch_engine import open_pytorch
 
         torch.set_num_threads(threads)
-        opened = load(directory)
+        with limits_of_opening(directory):
+            opened = load(directory)
         if isinstance(opened, ExportedEncoder):
             self._predict = _exported_on(opened, device)
         else:

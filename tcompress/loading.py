@@ -20,6 +20,9 @@ def load(
 ) -> Encoder | ExportedEncoder:
     """Open a model directory, or any artifact that tcompress wrote, compressed or not.
 
+    An exported file is looked at and then opened by its engine, in this process. What the engine
+    does not survive, ends this process, too: `tcompress evaluate` and `gate` open files in others.
+
     Args:
         path: A Hugging Face directory, a directory with `architecture.json`, or an artifact; or
             `package.module:factory`, which returns a module of your own.

@@ -18,7 +18,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, ClassVar, Self
 
@@ -27,20 +26,13 @@ import psutil
 from . import errors
 from .errors import MeasurementError, TcompressError
 from .machine import usable_cpus
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
+from .process_limits import limit_process
 
 _DONE, _REFUSED, _FAILED = "done", "refused", "failed"
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _LAST_WORDS = 300
 _SECONDS_TO_DIE = 5
 _SECONDS_TO_STOP = 1
-_MOST_FILES = 4096
-_SPARE_BYTES = 16 << 30
-_NVIDIA_DEVICE = Path("/dev/nvidiactl")
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
@@ -205,7 +197,7 @@ def serve(worker: object) -> None:
     """
     requests, replies = _take_over_streams()
     _follow_parent()
-    _limit()
+    limit_process()
     while True:
         try:
             name, arguments = pickle.load(requests)
@@ -236,26 +228,6 @@ def _follow_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-
-
-def _limit() -> None:
-    """Allow no core dump, few open files, and no more addresses than a machine's model could use.
-
-    The last are plenty, as libraries reserve far more than they use, and none where a GPU's driver
-    may reserve even more.
-    """
-    if resource is None:
-        return
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _lower(resource.RLIMIT_NOFILE, _MOST_FILES)
-    if not _NVIDIA_DEVICE.exists():
-        _lower(resource.RLIMIT_AS, 2 * psutil.virtual_memory().total + _SPARE_BYTES)
-
-
-def _lower(kind: int, limit: int) -> None:
-    soft, hard = resource.getrlimit(kind)
-    if soft == resource.RLIM_INFINITY or soft > limit:
-        resource.setrlimit(kind, (limit, hard))
 
 
 def _manner(code: int) -> str:

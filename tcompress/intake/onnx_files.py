@@ -19,10 +19,18 @@ from ..errors import ArtifactError
 _LIMIT_BYTES = (1 << 31) - 1
 """No protobuf may be larger."""
 _MOST_NODES, _MOST_TENSORS, _MOST_DEPTH = 100_000, 50_000, 8
-_NAME_BYTES = 4096
+_MOST_FIELDS = 250_000
+"""In all messages together; a model of six layers has five thousand."""
+_MOST_DIMS, _NAME_BYTES = 16, 4096
 _IR_VERSIONS = range(3, 15)
 _OPSETS = {"": range(7, 31), "com.microsoft": range(1, 2)}
 _DOMAINS = {"": "", "ai.onnx": "", "com.microsoft": "com.microsoft"}
+_CONTRIBUTED = frozenset(
+    {"Attention", "BiasGelu", "DynamicQuantizeMatMul", "EmbedLayerNormalization", "FastGelu"}
+    | {"FusedMatMul", "Gelu", "MatMulIntegerToFloat", "MatMulNBits", "MultiHeadAttention"}
+    | {"QAttention", "QuickGelu", "SkipLayerNormalization"}
+)
+"""Of `com.microsoft`: what tcompress writes or wrote, and ONNX Runtime's tools for transformers."""
 _BITS = {
     **dict.fromkeys((2, 3, 9, 17, 18, 19, 20, 24), 8),
     **dict.fromkeys((4, 5, 10, 16), 16),
@@ -36,6 +44,10 @@ _TEXT = 8
 _FIXED = {4: 4, 10: 8}
 """Bytes of a number in the fields of a tensor that hold floats, by the field's number."""
 _VARINTS, _STRINGS, _RAW, _EXTERNAL, _LOCATION = (5, 7, 11), 6, 9, 13, 14
+_CONTINUED = bytes(range(0x80, 0x100))
+"""Bytes of a packed number that are not its last."""
+_FLOATS = frozenset({2, 4, 7, 10})
+"""Numbers of all fields that may be of a fixed width: those of floats."""
 _VARINT, _LONG, _BYTES, _SHORT = 0, 1, 2, 5
 
 
@@ -56,6 +68,7 @@ class _Seen:
 
     nodes: int = 0
     tensors: int = 0
+    fields: int = 0
 
 
 @dataclass(frozen=True)
@@ -153,7 +166,7 @@ class _Walk:
         if depth > _MOST_DEPTH:
             msg = f"graphs within graphs, more than {_MOST_DEPTH} deep"
             raise _FormatError(msg)
-        scope, inputs, nodes, outputs = _Scope(outer), set(), [], []
+        scope, inputs, nodes, outputs = _Scope(outer), _Scope(), [], []
         for number, value in self._fields(span):
             if number == 1:
                 self._count_node()
@@ -168,7 +181,7 @@ class _Walk:
                 self._value(_span(value), typed=False)
             elif number == 15:
                 raise _FormatError("sparse tensors")
-        scope.names.update(inputs)  # an input may have a default among the tensors
+        scope.names.update(inputs.names)  # an input may have a default among the tensors
         for node in nodes:
             self._node(node, scope, depth)
         for name in outputs:
@@ -182,9 +195,15 @@ class _Walk:
             msg = f"more than {_MOST_NODES} nodes"
             raise _FormatError(msg)
 
+    def _count_field(self) -> None:
+        self._seen.fields += 1
+        if self._seen.fields > _MOST_FIELDS:
+            msg = f"more than {_MOST_FIELDS} fields"
+            raise _FormatError(msg)
+
     def _node(self, span: _Span, scope: _Scope, depth: int) -> None:
         """Check a `NodeProto`."""
-        made, named = [], set()
+        made, named, kind, domain = [], _Scope(), "", ""
         for number, value in self._fields(span):
             if number == 1:
                 name = self._text(value)
@@ -193,22 +212,23 @@ class _Walk:
                     raise _FormatError(msg)
             elif number == 2:
                 made.append(self._text(value))
-            elif number == 4:
+            elif number == 3:
                 self._text(value)
+            elif number == 4:
+                kind = self._text(value)
             elif number == 5:
-                name = self._attribute(_span(value), scope, depth)
-                if name in named:
-                    msg = f"a node has the attribute {name[:60]!r} twice"
-                    raise _FormatError(msg)
-                named.add(name)
+                named.add(self._attribute(_span(value), scope, depth))
             elif number == 7:
-                self._domain(value)
+                domain = self._domain(value)
+        if domain and kind not in _CONTRIBUTED:
+            msg = f"the operator {kind[:60]!r} of {domain!r}"
+            raise _FormatError(msg)
         for name in filter(None, made):
             scope.add(name)
 
     def _attribute(self, span: _Span, scope: _Scope, depth: int) -> str:
         """Check an `AttributeProto`; returns its name."""
-        name = ""
+        name, single = "", set[int]()
         for number, value in self._fields(span):
             if number == 1:
                 name = self._text(value)
@@ -218,6 +238,9 @@ class _Walk:
                 self._graph(_span(value), scope, depth + 1)
             elif number in (22, 23):
                 raise _FormatError("sparse tensors")
+            if number in single:  # a parser would make one message of the two
+                raise _FormatError("an attribute with two values")
+            single |= {number} & {5, 6}
         return name
 
     def _value(self, span: _Span, *, typed: bool) -> str:
@@ -275,7 +298,7 @@ class _Walk:
         if number in _VARINTS:
             if isinstance(value, int):
                 return 1
-            return sum(byte < 0x80 for byte in self._data[value.start : value.end])
+            return len(self._data[value.start : value.end].translate(None, _CONTINUED))
         return int(number == _STRINGS)
 
     def _varints(self, value: "int | _Span") -> Iterator[int]:
@@ -283,6 +306,9 @@ class _Walk:
         if isinstance(value, int):
             yield value
             return
+        if value.end - value.start > _MOST_DIMS * 10:
+            msg = f"a tensor of more than {_MOST_DIMS} dimensions"
+            raise _FormatError(msg)
         position = value.start
         while position < value.end:
             found, position = self._varint(position, value.end)
@@ -304,6 +330,7 @@ class _Walk:
         while position < end:
             key, position = self._varint(position, end)
             number, kind = key >> 3, key & 7
+            self._count_field()
             if number == 0:
                 raise _FormatError("not a protobuf")
             if kind == _VARINT:
@@ -312,16 +339,13 @@ class _Walk:
                 continue
             if kind == _BYTES:
                 length, position = self._varint(position, end)
-            elif kind in (_LONG, _SHORT):
+            elif kind in (_LONG, _SHORT) and number in _FLOATS:
                 length = 8 if kind == _LONG else 4
             else:
                 raise _FormatError("not a protobuf")
             if length > end - position:
                 raise _FormatError("it ends too early")
-            if kind == _BYTES:
-                yield number, _Span(position, position + length)
-            else:
-                yield number, 0
+            yield number, _Span(position, position + length)
             position += length
 
     def _varint(self, position: int, end: int) -> tuple[int, int]:
@@ -342,8 +366,8 @@ def _check_numbers(name: str, kind: int, dims: list[int], stored: int, raw: int 
     if kind != _TEXT and kind not in _BITS:
         msg = f"the tensor {name[:60]!r} is of type {kind}"
         raise _FormatError(msg)
-    if any(dim < 0 for dim in dims) or len(dims) > 16:
-        msg = f"the tensor {name[:60]!r} has the shape {dims[:16]}"
+    if any(dim < 0 for dim in dims) or len(dims) > _MOST_DIMS:
+        msg = f"the tensor {name[:60]!r} has the shape {dims[:_MOST_DIMS]}"
         raise _FormatError(msg)
     count = math.prod(dims)
     needed = count if raw is None else math.ceil(count * _BITS.get(kind, 8) / 8)

@@ -69,7 +69,7 @@ def test_a_refused_file_is_the_same_error_from_a_process_of_its_own(tmp_path: Pa
     (tmp_path / "model.onnx").write_bytes(b"no graph")
     with (
         ServedProcess("onnx", tmp_path, NAMES) as served,
-        pytest.raises(ArtifactError, match=r"model\.onnx: the engine refuses it"),
+        pytest.raises(ArtifactError, match=r"model\.onnx: not an ONNX file that is safe"),
     ):
         served.opened()
 

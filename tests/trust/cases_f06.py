@@ -163,7 +163,7 @@ CASES = (
         lambda model: model.graph.node[-1].output.append(model.graph.node[0].output[0]),
         "is given twice",
     ),
-    _model("attribute twice", _attribute_twice, "twice"),
+    _model("attribute twice", _attribute_twice, "is given twice"),
     _model("input without type", _untyped, "has no type"),
     _model("negative dimension", _negative, "a negative dimension"),
     _model("tensor with a negative dimension", _dims(-1, 4), "has the shape"),
