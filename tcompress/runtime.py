@@ -4,6 +4,7 @@ A file's own engine is all that is loaded for it: an ONNX file is opened without
 """
 
 import os
+import reprlib
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -45,6 +46,17 @@ _CHECKS = {
     TORCHSCRIPT_KIND: ("torchscript_archives", "check_torchscript"),
     PROGRAM_KIND: ("program_archives", "check_program"),
     OPENVINO_KIND: ("openvino_files", "check_openvino"),
+}
+# What a manifest says of an exported file's inputs.
+_PREPROCESSING = {
+    "max_positions": int | None,
+    "vocab_size": int,
+    "token_types": bool,
+    "pairs": bool,
+    "unit": str,
+    "patches": dict,
+    "masked": bool,
+    "tensors": dict,
 }
 _TELEMETRY = "openvino_telemetry"
 
@@ -88,14 +100,22 @@ def open_exported(artifact: Artifact) -> ExportedEncoder:
     try:
         details = manifest.details
         labels = tuple(str(label) for label in details["labels"])
-        limits = details["preprocessing"]
-        preprocessor = open_preprocessor(directory, **limits)
+        preprocessor = open_preprocessor(directory, **_checked(details["preprocessing"]))
         names = [str(name) for name in details["input_names"]]
     except (KeyError, TypeError, ValueError) as error:
         msg = f"{directory}: the manifest says too little to run the file: {error!r}"
         raise ArtifactError(msg) from error
     predict = open_model_file(manifest.kind, directory, names)
     return ExportedEncoder(manifest.kind, labels, preprocessor, directory, predict, manifest.task)
+
+
+def _checked(preprocessing: Any) -> dict[str, Any]:
+    """Return what a manifest says of a file's inputs, if it has the right types."""
+    for name, value in dict(preprocessing).items():
+        if not isinstance(value, _PREPROCESSING[name]):
+            msg = f"{name} is {reprlib.repr(value)}"
+            raise TypeError(msg)
+    return dict(preprocessing)
 
 
 def open_model_file(kind: str, directory: Path, input_names: list[str]) -> Predict:

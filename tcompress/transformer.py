@@ -64,6 +64,13 @@ class TensorInputs:
     max_positions: int
     masked: bool = True
 
+    def __post_init__(self) -> None:
+        """Check the sizes."""
+        sizes = (self.vocab_size, self.feature_size, self.max_positions)
+        if not all(type(size) is int and size >= 0 for size in sizes):
+            msg = f"sizes must be whole numbers, got {sizes}"
+            raise ValueError(msg)
+
 
 @dataclass(frozen=True)
 class TransformerSpec:
@@ -119,8 +126,8 @@ class TransformerSpec:
         if self.d_model % self.num_heads:
             msg = f"d_model {self.d_model} is not a multiple of num_heads {self.num_heads}"
             raise ValueError(msg)
-        if (self.vocab_size > 0) == (self.feature_size > 0):
-            msg = "exactly one of vocab_size and feature_size must be positive"
+        if min(inputs) != 0 or max(inputs) == 0:
+            msg = f"of vocab_size and feature_size, one is positive and one 0; got {inputs}"
             raise ValueError(msg)
         if self.activation not in _ACTIVATIONS:
             msg = f"activation must be one of {sorted(_ACTIVATIONS)}, got {self.activation!r}"

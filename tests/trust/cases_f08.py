@@ -168,6 +168,7 @@ CASES = (
     _refused("10^9 layers of torch", _torch(num_layers=_BILLION), "layers, its weights"),
     _refused("10^9 torch positions", _torch(max_positions=_BILLION), "describes a model of"),
     _refused("torch neurons of 10^12", _torch(feed_forward_size=10**12), "describes a model of"),
+    _refused("negative torch vocabulary", _torch(vocab_size=-(2**63)), "one is positive and one 0"),
     _refused("fractional torch width", _torch(d_model=32.0), "whole numbers"),
     _refused("negative torch dropout", _torch(dropout=-1), "dropout must be"),
     _refused("text as torch size", _torch(num_heads="4"), "whole numbers"),

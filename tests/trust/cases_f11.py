@@ -12,7 +12,20 @@ from .case import Case, Opens, Seeds
 Build = Callable[[Seeds, Path], Path]
 OK = frozenset({0})
 MANIFEST = "manifest.json"
+GATE = ("gate", "--baseline", "{bert}", "--candidate", "{input}", "--data", "{texts}")
 ENTRY = {"sha256": "0" * 64, "size_bytes": 1}
+
+
+def _exported(**preprocessing: Any) -> Build:
+    def build(seeds: Seeds, directory: Path) -> Path:
+        target = Path(shutil.copytree(seeds.onnx, directory / "artifact"))
+        document = json.loads((target / MANIFEST).read_text())
+        document["details"]["preprocessing"] |= preprocessing
+        document.pop("seal")
+        (target / MANIFEST).write_text(json.dumps(document))
+        return target
+
+    return build
 
 
 def _artifact(change: Callable[[Path], object]) -> Build:
@@ -108,6 +121,11 @@ def _harmless(name: str, build: Build, opens: Opens = Opens.ARTIFACT) -> Case:
     return Case(name, "F11", opens, build, codes=OK, accepted=True)
 
 
+def _asked(name: str, build: Build, says: str) -> Case:
+    words = (*GATE, "--max-drop", "0.5", "--no-github")
+    return Case(name, "F11", Opens.WORDS, build, says=says, words=words)
+
+
 def _of_baseline(name: str, change: Callable[[bytes], bytes], says: str) -> Case:
     return Case(name, "F11", Opens.BASELINE, _baseline(change), says=says)
 
@@ -162,6 +180,8 @@ CASES = (
     _refused(
         "parent of no name", _manifest(lambda d: d["parent"].update(path=3)), "must give path"
     ),
+    _asked("unit of no name", _exported(unit="x"), "not a valid Unit"),
+    _asked("no vocabulary", _exported(vocab_size=None), "vocab_size is None"),
     _harmless("read-only", _artifact(lambda target: target.chmod(0o555))),
     _harmless("directory that is a link", _linked),
     _harmless("neighbour that cannot be read", _workspace(_broken_neighbour), Opens.WORKSPACE),

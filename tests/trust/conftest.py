@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from .case import Seeds
 from .harness import Harness
+from .model_files import CONFIG, WEIGHTS, edit
 from .processes import Zygote
 
 
@@ -70,6 +72,10 @@ def _lines(seeds: Seeds) -> Iterator[tuple[object, ...]]:
 
 def _write_embedder(bert: Path, target: Path) -> None:
     shutil.copytree(bert, target)
+    state = load_file(bert / WEIGHTS)
+    base = {name[5:]: value for name, value in state.items() if name.startswith("bert.")}
+    save_file(base, target / WEIGHTS)
+    edit(target / CONFIG, lambda document: document.update(architectures=["BertModel"]))
     kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
