@@ -1,11 +1,12 @@
-"""Sums what the tests wrote of bad inputs, as a Markdown table: `python counts.py COUNTS.jsonl`.
+"""Sums what the tests wrote of bad inputs, as Markdown tables: `python counts.py COUNTS.jsonl`.
 
-Every line is an outcome: an input's family and name, the command's words, its exit code and its
-seconds, and how many faults of each kind were found.
+Every line is an outcome: an input's family and name, the command, its exit code and its seconds,
+and how many faults of each kind were found.
 """
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,26 @@ def table(outcomes: Iterable[Outcome]) -> str:
         families.setdefault(str(outcome["family"]), []).append(outcome)
     rows = [_row(family, families[family]) for family in sorted(families, key=_number)]
     rows.append(_row("all", [outcome for found in families.values() for outcome in found]))
-    lines = (HEAD, ("---", *("---:",) * (len(HEAD) - 1)), *rows)
+    return _markdown(HEAD, rows)
+
+
+def commands(outcomes: Iterable[Outcome]) -> str:
+    """Return a table of how often each command met an input of each family.
+
+    Args:
+        outcomes: The lines of the file.
+    """
+    runs = Counter((str(found["command"]), str(found["family"])) for found in outcomes)
+    families = sorted({family for _, family in runs}, key=_number)
+    rows = [
+        (command, *(str(runs[command, family] or "") for family in families))
+        for command in sorted({command for command, _ in runs})
+    ]
+    return _markdown(("command", *families), rows)
+
+
+def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = (head, ("---", *("---:",) * (len(head) - 1)), *rows)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
@@ -50,9 +70,10 @@ def _row(name: str, outcomes: Sequence[Outcome]) -> tuple[str, ...]:
 
 
 def main() -> None:
-    """Print the table of the file that is named."""
+    """Print the tables of the file that is named."""
     lines = Path(sys.argv[1]).read_text(encoding="utf-8").splitlines()
-    sys.stdout.write(f"{table(map(json.loads, lines))}\n")
+    outcomes = [json.loads(line) for line in lines]
+    sys.stdout.write(f"{table(outcomes)}\n\n{commands(outcomes)}\n")
 
 
 if __name__ == "__main__":

@@ -8,10 +8,12 @@ from . import counts
 
 def _line(family: str, name: str, seconds: float, **faults: int) -> dict[str, object]:
     found = dict.fromkeys(counts.KINDS, 0) | faults
-    return {"family": family, "name": name, "words": [], "code": 5, "seconds": seconds} | found
+    command = "inspect" if name == "b" else "score"
+    line = {"family": family, "name": name, "command": command, "code": 5, "seconds": seconds}
+    return line | found
 
 
-def test_table_sums_by_family(tmp_path: Path) -> None:
+def test_tables_sum_by_family_and_by_command(tmp_path: Path) -> None:
     path = tmp_path / "counts.jsonl"
     lines = (
         _line("F10", "a", 0.25),
@@ -27,10 +29,16 @@ def test_table_sums_by_family(tmp_path: Path) -> None:
 
     rows = [row.strip("| ").split(" | ") for row in done.stdout.splitlines()]
     assert rows[0] == list(counts.HEAD)
-    assert rows[2:] == [
+    assert rows[2:5] == [
         ["F2", "2", "3", "0", "0", "3", "0", "1", "0", "1.5"],
         ["F10", "1", "1", "0", "0", "0", "0", "0", "0", "0.2"],
         ["all", "3", "4", "0", "0", "3", "0", "1", "0", "1.5"],
+    ]
+    assert done.stdout.splitlines()[6:] == [
+        "| command | F2 | F10 |",
+        "| --- | ---: | ---: |",
+        "| inspect | 1 |  |",
+        "| score | 2 | 1 |",
     ]
 
 
