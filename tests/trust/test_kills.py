@@ -119,7 +119,8 @@ def test_five_kills_leave_nothing_that_the_next_run_does_not_mend(
 
 
 @pytest.mark.slow
-def test_a_hundred_kills_of_run_leave_nothing_that_the_next_run_does_not_mend(
-    runs: Runs, request: pytest.FixtureRequest
+@pytest.mark.parametrize("commands", [(*STAGES, ("export", "--force")), RUN], ids=["stages", "run"])
+def test_a_hundred_kills_leave_nothing_that_the_next_run_does_not_mend(
+    runs: Runs, request: pytest.FixtureRequest, commands: Commands
 ) -> None:
-    request.config.get_terminal_writer().line(_survive(runs, RUN, 100))
+    request.config.get_terminal_writer().line(_survive(runs, commands, 100))
