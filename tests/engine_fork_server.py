@@ -8,6 +8,7 @@ import select
 import signal
 import socket
 import sys
+import tempfile
 from importlib import import_module
 
 _IMPORTED = (
@@ -26,6 +27,7 @@ def _become(module: str, env: dict[str, str], folder: str, streams: list[int]) -
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(env)
+    tempfile.tempdir = None  # an import may have looked it up already
     sys.path[:0] = filter(None, env.get("PYTHONPATH", "").split(os.pathsep))
     for number, handle in enumerate(streams):
         os.dup2(handle, number)

@@ -21,7 +21,7 @@ def test_run_does_everything_and_the_second_time_only_measures(
 
     again = tcompress("run", *QUICK, "--workspace", text_workspace)
     assert again.exit_code == first.exit_code
-    assert again.stderr.count("is up to date") == 3
+    assert again.stderr.count("is up to date") == 4
     assert again.stderr.count("answers were kept") == 2
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from functools import partial
@@ -39,6 +40,7 @@ def _become(request: dict) -> None:
     os.chdir(request["cwd"])
     os.umask(request["umask"])
     os.environ.update(request["env"])
+    tempfile.tempdir = None  # an import may have looked it up already
     for name in request["without"]:
         os.environ.pop(name, None)
     for stream, path in ((0, os.devnull), (1, request["stdout"]), (2, request["stderr"])):

@@ -76,6 +76,7 @@ def test_size_is_that_of_the_model_file(
     assert share.estimate == ratio
 
 
+@pytest.mark.fresh_engines
 def test_latency_is_taken_side_by_side_and_the_start_from_fresh_processes(
     source: Path,
     tmp_path: Path,
