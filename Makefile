@@ -68,8 +68,7 @@ trust: export TCOMPRESS_TEST_COUNTS := $(abspath $(TRUST_COUNTS))
 trust:
 	rm -f $(TCOMPRESS_TEST_COUNTS)
 	mkdir -p $(dir $(TCOMPRESS_TEST_COUNTS))
-	$(BIN)/python -m pytest -m "slow or not slow" -s tests/trust/test_harness.py \
-		tests/trust/test_inputs.py tests/trust/test_fuzz.py tests/trust/test_readers.py \
+	$(BIN)/python -m pytest -n auto -m slow tests/trust/test_inputs.py tests/trust/test_fuzz.py \
 		$(PYTEST_ARGS) \
 		&& failed=0 || failed=$$?; \
 	$(BIN)/python tests/trust/counts.py $(TCOMPRESS_TEST_COUNTS); \

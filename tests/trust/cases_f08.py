@@ -146,6 +146,8 @@ CASES = (
     _refused("type of numbers as list", with_config(dtype=["float32"]), "'dtype' must"),
     _refused("path as model type", with_config(model_type="../"), "'model_type' must"),
     _refused("list as model type", with_config(model_type=["bert"]), "'model_type' must"),
+    _refused("number of architectures", with_config(architectures=30), "'architectures' must"),
+    _refused("list of problems", with_config(problem_type=[]), "'problem_type' must"),
     _refused("no model type", _without("model_type"), "'model_type' must"),
     _refused("model type of another kind", with_config(model_type="timm_wrapper"), "no encoder"),
     _refused("unknown activation", with_config(hidden_act="os.system"), "config.json"),

@@ -107,5 +107,6 @@ CASES = (
     ),
     _of_policy("unknown limit", "max_dorp = 0.01\n", "did you mean 'max_drop'"),
     _of_policy("limit that nothing meets", "max_drop = nan\n", "max_drop must be"),
+    _of_policy("limit of 400 digits", f"max_drop = 1{'0' * 400}\n", "max_drop must be"),
     _of_policy("policy of YAML", BOMB, "TOML"),
 )

@@ -1,7 +1,7 @@
 """Sums what the tests wrote of bad inputs, as Markdown tables: `python counts.py COUNTS.jsonl`.
 
 Every line is an outcome: an input's family and name, the command, its exit code and its seconds,
-and how many faults of each kind were found.
+and how many faults of each kind were found; or a target of the fuzzer, with how many inputs.
 """
 
 import json
@@ -43,7 +43,9 @@ def commands(outcomes: Iterable[Outcome]) -> str:
     Args:
         outcomes: The lines of the file.
     """
-    runs = Counter((str(found["command"]), str(found["family"])) for found in outcomes)
+    runs: Counter[tuple[str, str]] = Counter()
+    for found in outcomes:
+        runs[str(found["command"]), str(found["family"])] += int(found.get("inputs", 1))
     families = sorted({family for _, family in runs}, key=_number)
     rows = [
         (command, *(str(runs[command, family] or "") for family in families))
@@ -63,10 +65,11 @@ def _number(family: str) -> tuple[int, str]:
 
 
 def _row(name: str, outcomes: Sequence[Outcome]) -> tuple[str, ...]:
-    inputs = {(outcome["family"], outcome["name"]) for outcome in outcomes}
+    inputs = {(found["family"], found["name"]): found.get("inputs", 1) for found in outcomes}
+    runs = sum(outcome.get("inputs", 1) for outcome in outcomes)
     sums = (sum(int(outcome[kind]) for outcome in outcomes) for kind in KINDS)
     longest = max((float(outcome["seconds"]) for outcome in outcomes), default=0.0)
-    return name, str(len(inputs)), str(len(outcomes)), *map(str, sums), f"{longest:.1f}"
+    return name, str(sum(inputs.values())), str(runs), *map(str, sums), f"{longest:.1f}"
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ Which commands open what stands in `COMMANDS`; `{input}` is the case's, `{output
 not exist yet, names of `Seeds` are those.
 """
 
+import json
 import os
 import re
 import shutil
@@ -16,9 +17,11 @@ from tcompress.digests import file_digest
 
 from .audit import Bounds
 from .case import Case, Opens, Seeds
+from .counts import KINDS
 from .processes import Ended, Zygote
 from .zygote import FORKED_ENGINES
 
+COUNTS = "TCOMPRESS_TEST_COUNTS"
 SECONDS = 20.0
 """A refusal that takes longer is a fault; the slowest start an engine and wait for it."""
 MEMORY_BYTES = 6 << 30
@@ -115,8 +118,23 @@ class Outcome:
     @property
     def faults(self) -> list[str]:
         """Everything that broke a promise, in words."""
-        names = ("executions", "outside", "deaths", "tracebacks", "partial", "wrong")
-        return [f"{name}: {line}" for name in names for line in getattr(self, name)]
+        return [f"{name}: {line}" for name in KINDS for line in getattr(self, name)]
+
+    def count(self, family: str, name: str, **others: float) -> None:
+        """Append a JSON line to the file that TCOMPRESS_TEST_COUNTS names, if it does.
+
+        Args:
+            family: Of the input.
+            name: Of the input.
+            **others: What else to say; the seconds, in place of the command's.
+        """
+        if (path := os.environ.get(COUNTS)) is None:
+            return
+        line = {"family": family, "name": name, "command": self.words[0]}
+        line |= {"seconds": self.ended.seconds, "code": self.ended.code}
+        line |= {kind: len(getattr(self, kind)) for kind in KINDS} | others
+        with Path(path).open("a") as file:
+            file.write(json.dumps(line) + "\n")
 
 
 class Harness:

@@ -20,6 +20,8 @@ def test_tables_sum_by_family_and_by_command(tmp_path: Path) -> None:
         _line("F2", "a", 1.5, deaths=1),
         _line("F2", "a", 0.5, deaths=2, partial=1),
         _line("F2", "b", 0.5),
+        _line("fuzzed", "config", 0.5, inputs=560) | {"command": "open"},
+        _line("fuzzed", "csv", 0.75, inputs=40) | {"command": "open"},
     )
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
 
@@ -29,16 +31,18 @@ def test_tables_sum_by_family_and_by_command(tmp_path: Path) -> None:
 
     rows = [row.strip("| ").split(" | ") for row in done.stdout.splitlines()]
     assert rows[0] == list(counts.HEAD)
-    assert rows[2:5] == [
+    assert rows[2:6] == [
         ["F2", "2", "3", "0", "0", "3", "0", "1", "0", "1.5"],
         ["F10", "1", "1", "0", "0", "0", "0", "0", "0", "0.2"],
-        ["all", "3", "4", "0", "0", "3", "0", "1", "0", "1.5"],
+        ["fuzzed", "600", "600", "0", "0", "0", "0", "0", "0", "0.8"],
+        ["all", "603", "604", "0", "0", "3", "0", "1", "0", "1.5"],
     ]
-    assert done.stdout.splitlines()[6:] == [
-        "| command | F2 | F10 |",
-        "| --- | ---: | ---: |",
-        "| inspect | 1 |  |",
-        "| score | 2 | 1 |",
+    assert done.stdout.splitlines()[7:] == [
+        "| command | F2 | F10 | fuzzed |",
+        "| --- | ---: | ---: | ---: |",
+        "| inspect | 1 |  |  |",
+        "| open |  |  | 600 |",
+        "| score | 2 | 1 |  |",
     ]
 
 
