@@ -10,7 +10,7 @@ from scipy.special import log_softmax
 
 from tcompress.data import Examples
 from tcompress.encoder import label_indices
-from tcompress.errors import MeasurementError
+from tcompress.errors import ModelError
 from tcompress.tasks import Task
 
 from .engine_info import Layout
@@ -82,7 +82,8 @@ def run_predictions(
     Raises:
         ArtifactError: If the artifact is damaged.
         DataError: If the examples do not fit the model.
-        MeasurementError: If the engine fails, or answers with a value that is not finite.
+        MeasurementError: If the engine fails.
+        ModelError: If it answers with a value that is not finite.
     """
     with EngineProcess(directory, name=name, device=device) as engine:
         return predict(engine, examples, watch=watch)
@@ -105,7 +106,8 @@ def predict(
 
     Raises:
         DataError: If the examples do not fit the model.
-        MeasurementError: If the engine fails, or answers with a value that is not finite.
+        MeasurementError: If the engine fails.
+        ModelError: If it answers with a value that is not finite.
     """
     info = engine.info
     asked = asked_inputs(engine, examples)
@@ -120,14 +122,14 @@ def predict(
                 f"{engine.name}: logits must have shape (rows, channels)={expected}, "
                 f"got {answer.shape}"
             )
-            raise MeasurementError(msg)
+            raise ModelError(msg)
         if not logits.size:
             logits = np.full((rows, expected[1]), np.nan, dtype=np.float32)
         logits[positions] = answer
     bad = int((~np.isfinite(logits)).any(axis=1).sum())
     if bad and require_finite:
         msg = f"{engine.name}: {bad} of {rows} answers are not finite; it is broken"
-        raise MeasurementError(msg)
+        raise ModelError(msg)
     return Predictions(
         logits, info.labels, truncated, _tokens(engine, len(examples)), info.task, layout
     )

@@ -268,7 +268,8 @@ def record_baseline(
         DataError: If the examples have no labels, unknown ones, or ids that are not unique.
         ArtifactError: If the artifact is damaged.
         ModelError: If the model cannot be opened.
-        MeasurementError: If the engine fails, or answers with a value that is not finite.
+        MeasurementError: If the engine fails.
+        ModelError: If it answers with a value that is not finite.
     """
     check_ids(examples)
     [subject], _ = named_subjects([directory], directory)

@@ -145,7 +145,8 @@ def self_test(
 
     Raises:
         DataError: If the examples have no labels, or one that the model does not know.
-        MeasurementError: If the artifact's own engine fails, or its answers are not finite.
+        MeasurementError: If the artifact's own engine fails.
+        ModelError: If its answers are not finite.
     """
     with console.step("selftest: asking the artifact as it is"), EngineProcess(artifact) as engine:
         check_of_classes(engine.info.task, "`gate selftest`")

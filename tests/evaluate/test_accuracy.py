@@ -7,7 +7,7 @@ import pytest
 from tcompress.artifact import Artifact
 from tcompress.data import Columns, Examples, read_examples
 from tcompress.encoder import open_encoder
-from tcompress.errors import ArtifactError, MeasurementError
+from tcompress.errors import ArtifactError, ModelError
 from tcompress.evaluate.accuracy import predict, run_predictions
 from tcompress.evaluate.engine_process import EngineProcess
 
@@ -48,7 +48,7 @@ def test_answers_that_are_not_finite_name_the_artifact(
     source: Path, tmp_path: Path, examples: Examples, write_onnx: Callable[..., Artifact]
 ):
     write_onnx(source, tmp_path / "broken", np.full((4, 3), np.nan))
-    with pytest.raises(MeasurementError, match="export/broken: 150 of 150 answers are not finite"):
+    with pytest.raises(ModelError, match="export/broken: 150 of 150 answers are not finite"):
         run_predictions(tmp_path / "broken", examples, name="export/broken")
 
 
