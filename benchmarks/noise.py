@@ -6,6 +6,9 @@ at least 95 of 100 runs, and the median deviation from 1 should be small.
 
 `python benchmarks/noise.py agreement FP32 INT8` holds our ratio of two ONNX artifacts against the
 one that pyperf finds with plain ONNX Runtime, in processes of its own.
+
+`python benchmarks/noise.py repeats REPORT REPORT` holds two runs of `evaluate` on the same
+artifacts against each other: whether their intervals meet.
 """
 
 import json
@@ -134,12 +137,13 @@ def agreement(fp32: Path, int8: Path, budget_s: float, processes: int, rounds: i
     A virtual machine changes its speed for minutes, and int8 and fp32 do not change alike; so what
     is compared are the two ratios of one round.
     """
-    apart = []
+    found, apart = [], []
     for seed in range(rounds):
         ours = our_ratio(fp32, int8, budget_s, seed).value
         values: dict[Path, list[float]] = {fp32: [], int8: []}
         for path in (fp32, int8, int8, fp32) * processes:
             values[path] += _pyperf_values_ms(path / "model.onnx")
+        found.append(ours)
         slow, fast = (median(values[path]) for path in (fp32, int8))
         apart.append(slow / fast / ours - 1)
         print(
@@ -147,7 +151,38 @@ def agreement(fp32: Path, int8: Path, budget_s: float, processes: int, rounds: i
             f"({slow:.2f} ms over {fast:.2f} ms), apart by {apart[-1]:+.1%}",
             flush=True,
         )
-    print(f"median difference {median(apart):+.1%}, largest {max(apart, key=abs):+.1%}")
+    ours, theirs = median(found), median(f * (1 + a) for f, a in zip(found, apart, strict=True))
+    print(
+        f"median of {rounds} rounds: tcompress {ours:.3f}, pyperf {theirs:.3f}, apart by "
+        f"{theirs / ours - 1:+.1%}; median difference {median(apart):+.1%}, largest "
+        f"{max(apart, key=abs):+.1%}"
+    )
+
+
+@main.command()
+@click.argument("first", type=click.Path(exists=True, path_type=Path, dir_okay=False))
+@click.argument("second", type=click.Path(exists=True, path_type=Path, dir_okay=False))
+def repeats(first: Path, second: Path) -> None:
+    """Hold the speed-ups of two report.json of one workspace against each other."""
+    before, after = (_speedups(path) for path in (first, second))
+    assert before.keys() == after.keys(), "the reports are not of the same artifacts"
+    met = 0
+    for name, (a, b) in {name: (before[name], after[name]) for name in before}.items():
+        meet = a["low"] <= b["high"] and b["low"] <= a["high"]
+        met += meet
+        told = (f"{s['value']:.3f} [{s['low']:.3f}, {s['high']:.3f}]" for s in (a, b))
+        print(f"{name}: {' and '.join(told)}: {'meet' if meet else 'do NOT meet'}")
+    print(f"{met} of {len(before)} intervals meet")
+
+
+def _speedups(report: Path) -> dict[str, dict[str, float]]:
+    """Return the speed-ups of all but the baseline, which is 1 by definition."""
+    measured = json.loads(report.read_text())["measurements"]
+    return {
+        f"{m['artifact']}, {m['device']}, {m['batch']}x{m['tokens']}": m["speedup"]
+        for m in measured
+        if m["speedup"]["verdict"] is not None
+    }
 
 
 def _read(path: Path, key: dict[str, Any]) -> list[dict[str, Any]]:
