@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from .baseline import Baseline
 
-_CONFIDENCE = 0.95
-
 
 @click.command(context_settings=CONTEXT, short_help="Keep a baseline's answers in a small file.")
 @click.option(
@@ -142,11 +140,13 @@ def _show(console: "Console", baseline: "Baseline") -> None:
 
 
 def _latency_words(latency: dict[str, Any]) -> str:
+    from ..measurement import CONFIDENCE
+
     shape = f"batch {latency['batch']}, {latency['tokens']} tokens"
     low, high = latency["noise_low"] - 1, latency["noise_high"] - 1
     noise = (
         "its noise is not known, there were too few rounds"
-        if latency["noise_confidence"] < _CONFIDENCE
+        if latency["noise_confidence"] < CONFIDENCE
         else f"against itself it seems {low:+.1%} to {high:+.1%} faster"
     )
     return f"Latency {latency['median_ms']:.3g} ms at {shape}; {noise}."

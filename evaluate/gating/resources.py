@@ -19,7 +19,7 @@ from tcompress.errors import InputError, RequestError
 
 from ..engine_process import EngineProcess
 from ..latency import race
-from ..measurement import Speedup
+from ..measurement import CONFIDENCE, Speedup
 from ..noninferiority import Verdict
 from ..statistics import Interval, ratio_interval
 from ..subjects import named_subjects
@@ -30,7 +30,6 @@ from .verdict import Check, Unit
 THROUGHPUT_BATCH = 32
 """Examples per call of the throughput, unless a larger batch is asked for."""
 
-_CONFIDENCE = 0.95
 # Fewer starts cannot give a 95 % interval of their median.
 _STARTS = 6
 _NEED_MODEL = ("min_throughput_ratio", "max_memory_ratio")
@@ -181,7 +180,7 @@ def hold(
     worst, best = (low, high) if at_least else (high, low)
     keeps = worst >= limit if at_least else worst <= limit
     breaks = best < limit if at_least else best > limit
-    known = found.interval.confidence >= _CONFIDENCE
+    known = found.interval.confidence >= CONFIDENCE
     verdict = Verdict.INCONCLUSIVE
     if known and (keeps or breaks):
         verdict = Verdict.PASS if keeps else Verdict.REGRESSION
