@@ -16,7 +16,7 @@ override VENV := $(abspath $(VENV))
 BIN := $(VENV)/bin
 FOLDERS := tcompress compress export evaluate
 
-.PHONY: demo install install-transformers4 lint typecheck test test-line test-slow trust support wheel
+.PHONY: demo faults install install-transformers4 lint typecheck test test-line test-slow trust support wheel
 
 # The main job on the embedded default: installs what it needs and runs everything in demo/.
 demo:
@@ -73,6 +73,12 @@ trust:
 		&& failed=0 || failed=$$?; \
 	$(BIN)/python tests/trust/counts.py $(TCOMPRESS_TEST_COUNTS); \
 	exit $$failed
+
+# 250 faults in the digits pipeline (TCOMPRESS_TEST_FAULTS=0: every one, for hours), two times a hundred
+# kills, ten runs that must be equal, and a line about each.
+faults:
+	$(BIN)/python -m pytest -m slow tests/trust/test_faults.py tests/trust/test_kills.py \
+		tests/trust/test_determinism.py $(PYTEST_ARGS)
 
 support:
 	$(BIN)/python benchmarks/support_table.py $(BIN)/python $(OTHER)
