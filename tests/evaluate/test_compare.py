@@ -80,7 +80,7 @@ def test_comparison_in_a_workspace_uses_its_split_and_margin_and_writes_no_repor
             "--model does not go with --compare",
             id="model-too",
         ),
-        pytest.param(["{source}", "{folder}"], "not a model", id="no-model"),
+        pytest.param(["{source}", "{folder}"], "no model.safetensors in it", id="no-model"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(

@@ -59,6 +59,6 @@ def test_what_is_no_regular_file_is_never_opened(tmp_path: Path) -> None:
 def test_large_vocabulary_is_read_in_a_moment() -> None:
     vocabulary = {"model": {"vocab": [[f"token{i}", -i / 7] for i in range(100_000)]}}
     raw = json.dumps(vocabulary).encode()
-    start = time.perf_counter()
+    start = time.process_time()
     assert parse_json(raw, "tokenizer.json") == vocabulary
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
