@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim
+from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
 
 from tcompress import storage
 from tcompress.compress.precision import lowered
@@ -67,7 +68,23 @@ def write_program(deployed: PlainEncoder, path: Path, inputs: tuple[Tensor, ...]
         shape[1] = Dim("tokens", max=deployed.embedding.max_tokens)
     with _ignoring_export_noise(), torch.no_grad():
         program = torch.export.export(module, inputs, dynamic_shapes=((shape,) * len(inputs),))
-        storage.write_stream(path, partial(torch.export.save, program))
+        save_program(program, path)
+
+
+def save_program(program: ExportedProgram, path: Path) -> None:
+    """Write a program without the places in source files that its nodes stem from.
+
+    They are paths of the machine that exported it, and differ from one to the next.
+
+    Args:
+        program: The program; loses them.
+        path: The file.
+    """
+    for module in program.graph_module.modules():
+        if isinstance(module, GraphModule):
+            for node in module.graph.nodes:
+                node.meta.pop("stack_trace", None)
+    storage.write_stream(path, partial(torch.export.save, program))
 
 
 @contextmanager

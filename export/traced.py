@@ -34,7 +34,7 @@ from tcompress.runtime import (
     ignoring_torchscript_deprecation,
 )
 
-from .program import Int8Linear
+from .program import Int8Linear, save_program
 
 _OPSET = 18
 _UNLIMITED = 512
@@ -94,7 +94,7 @@ def write_traced(encoder: Encoder, kind: str, path: Path, metadata: dict[str, st
         if kind == ONNX_KIND:
             _write_onnx(encoder, program, module.input_names, path, metadata)
         else:
-            storage.write_stream(path, partial(torch.export.save, program))
+            save_program(program, path)
 
 
 def _check(encoder: Encoder, kind: str) -> None:

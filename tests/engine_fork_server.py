@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import tempfile
+from contextlib import suppress
 from importlib import import_module
 
 _IMPORTED = (
@@ -19,7 +20,7 @@ _IMPORTED = (
     "tcompress.evaluate.worker",
 )
 _AUDITED = "TCOMPRESS_TEST_AUDIT"
-_MESSAGE_BYTES, _STREAMS = 1 << 17, 4
+_MESSAGE_BYTES, _STREAMS, _NUMBER_BYTES = 1 << 17, 4, 8
 
 
 def _become(module: str, env: dict[str, str], folder: str, streams: list[int]) -> None:
@@ -44,9 +45,9 @@ def main() -> None:
         import_module(name)
     gc.collect()
     gc.freeze()
-    ends: dict[int, tuple[int, int]] = {}  # where to say how a process ended, by its pidfd
+    tellers: dict[int, tuple[int, int]] = {}  # where to say how a process ended, by its pidfd
     while True:
-        for ready in select.select([requests, *ends], [], [])[0]:
+        for ready in select.select([requests, *tellers], [], [])[0]:
             if ready is requests:
                 message, streams, *_ = socket.recv_fds(requests, _MESSAGE_BYTES, _STREAMS)
                 if not message:
@@ -55,17 +56,21 @@ def main() -> None:
                     *own, _ = streams
                     _become(*pickle.loads(message), own)
                     return
-                *own, end = streams
+                *own, tell = streams
                 for handle in own:
                     os.close(handle)
-                requests.send(str(child).encode())
-                ends[os.pidfd_open(child)] = child, end
+                _tell(tell, child)
+                tellers[os.pidfd_open(child)] = child, tell
             else:
-                child, end = ends.pop(ready)
-                code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-                os.write(end, str(code).encode())
-                os.close(end)
+                child, tell = tellers.pop(ready)
+                _tell(tell, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+                os.close(tell)
                 os.close(ready)
+
+
+def _tell(stream: int, number: int) -> None:
+    with suppress(BrokenPipeError):  # whoever asked may be dead
+        os.write(stream, number.to_bytes(_NUMBER_BYTES, signed=True))
 
 
 if __name__ == "__main__":

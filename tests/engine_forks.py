@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 _SUPPORTED = hasattr(os, "pidfd_open")
 _OWN = (sys.executable, "-P", "-m")
 _KNOWN_OPTIONS = {"stdin", "stdout", "stderr", "env"}
-_MESSAGE_BYTES = 1 << 17
+NUMBER_BYTES = 8
 
 
 class ForkServer:
@@ -35,11 +35,10 @@ class ForkServer:
                 env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
             )
 
-    def fork(self, module: str, env: dict[str, str], streams: list[int]) -> int:
-        """Start a module; returns the id of its process."""
+    def fork(self, module: str, env: dict[str, str], streams: list[int]) -> None:
+        """Start a module; its process's id, and later its exit code, go to the last stream."""
         request = pickle.dumps((module, env, str(Path.cwd())))
         socket.send_fds(self._requests, [request], streams)
-        return int(self._requests.recv(_MESSAGE_BYTES))
 
     def close(self) -> None:
         self._requests.close()  # which ends it
@@ -51,19 +50,20 @@ class ForkedProcess:
 
     def __init__(self, server: ForkServer, module: str, stderr: Any, env: dict[str, str]) -> None:
         pipes = [os.pipe() for _ in range(3)]
-        (requests, stdin), (stdout, replies), (self._ended, end) = pipes
-        self.pid = server.fork(module, env, [requests, replies, stderr.fileno(), end])
-        for handle in (requests, replies, end):
+        (requests, stdin), (stdout, replies), (self._told, tell) = pipes
+        server.fork(module, env, [requests, replies, stderr.fileno(), tell])
+        for handle in (requests, replies, tell):
             os.close(handle)
+        self.pid = int.from_bytes(os.read(self._told, NUMBER_BYTES), signed=True)
         self.stdin, self.stdout = os.fdopen(stdin, "wb"), os.fdopen(stdout, "rb")
         self.returncode: int | None = None
 
     def wait(self, timeout: float | None = None) -> int:
         if self.returncode is None:
-            if not select.select([self._ended], [], [], timeout)[0]:
+            if not select.select([self._told], [], [], timeout)[0]:
                 raise subprocess.TimeoutExpired("engine", timeout or 0)
-            self.returncode = int(os.read(self._ended, 16))
-            os.close(self._ended)
+            self.returncode = int.from_bytes(os.read(self._told, NUMBER_BYTES), signed=True)
+            os.close(self._told)
         return self.returncode
 
     def poll(self) -> int | None:

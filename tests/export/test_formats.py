@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import zipfile
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -119,6 +120,13 @@ def test_the_same_encoder_gives_the_same_file(bert: Encoder, tmp_path: Path) -> 
         write_export(bert, "onnx", tmp_path / name)
         files.append((tmp_path / name / "model.onnx").read_bytes())
     assert files[0] == files[1]
+
+
+def test_a_program_names_no_file_of_the_machine(bert: Encoder, tmp_path: Path) -> None:
+    write_export(bert, "program", tmp_path)
+    with zipfile.ZipFile(tmp_path / MODEL_FILES["program"]) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    assert not [name for name, content in members.items() if b".py\\" in content]
 
 
 def test_a_file_answers_in_a_process_without_tcompress(
