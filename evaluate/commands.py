@@ -211,10 +211,18 @@ def _report_directory(workspace: "Workspace | None", output: Path | None) -> Pat
 @contextmanager
 def _answers_directory(workspace: "Workspace | None", target: Path | None) -> Iterator[Path]:
     """Give the directory to keep answers in; one that goes away where nothing is written."""
+    from tcompress import storage
+    from tcompress.errors import InputError
     from tcompress.workspace import ANSWERS_DIRECTORY
 
     if target is not None:
-        yield target / ANSWERS_DIRECTORY
+        was_there = target.exists()
+        try:
+            yield target / ANSWERS_DIRECTORY
+        except InputError:
+            if not was_there:
+                storage.remove_tree(target)
+            raise
     elif workspace is not None:
         yield workspace.answers_directory
     else:

@@ -17,6 +17,7 @@ MODULES_FILE = "modules.json"
 _LENGTH_FILE = "sentence_bert_config.json"
 _FILES = (MODULES_FILE, _LENGTH_FILE, "config_sentence_transformers.json")
 _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
+_LONGEST_NAME = 255
 # Names of Pooling.pooling_mode, of today and as flags of former versions.
 _POOLINGS = {"cls": Pooling.FIRST, "mean": Pooling.MEAN, "max": Pooling.MAX}
 _POOLING_FLAGS = {
@@ -206,7 +207,7 @@ def _modules(directory: Path) -> list[tuple[str, str]]:
     path = directory / MODULES_FILE
     try:
         rows = [
-            (str(row["type"]).rpartition(".")[2], str(row["path"]))
+            (_text(row, "type").rpartition(".")[2], _text(row, "path"))
             for row in sorted(read_json(path, expected=list), key=lambda row: int(row["idx"]))
         ]
     except (KeyError, TypeError, ValueError) as error:
@@ -222,6 +223,13 @@ def _modules(directory: Path) -> list[tuple[str, str]]:
             )
             raise ModelError(msg)
     return rows
+
+
+def _text(row: dict[str, Any], key: str) -> str:
+    if not isinstance(row[key], str) or len(row[key]) > _LONGEST_NAME:
+        msg = f"{key!r} must be a name, got {str(row[key])[:_LONGEST_NAME]!r}"
+        raise TypeError(msg)
+    return str(row[key])
 
 
 def _read_pooling(path: Path) -> Pooling:

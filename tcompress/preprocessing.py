@@ -230,8 +230,8 @@ class TextPreprocessor:
         top = max((max(row) for row in rows if row), default=0)
         if top >= self.vocab_size:
             msg = (
-                f"the tokenizer gives token id {top}, the model's table has {self.vocab_size} "
-                "rows: the tokenizer belongs to another model"
+                f"{self.tokenizer.name_or_path}: the tokenizer gives token id {top}, the model's "
+                f"table has {self.vocab_size} rows: the tokenizer belongs to another model"
             )
             raise DataError(msg)
 

@@ -82,7 +82,7 @@ COMMANDS: dict[Opens, tuple[tuple[str, ...], ...]] = {
         ("export", "--workspace", "{input}"),
         ("evaluate", "--workspace", "{input}", "--budget-s", "1", "--no-mix"),
         ("gate", "--workspace", "{input}", "--max-drop", "0.5", "--no-github"),
-        ("run", "--workspace", "{input}"),
+        ("run", "--workspace", "{input}", "--budget-s", "0.5"),
     ),
     Opens.BASELINE: (
         ("gate", "--baseline", "{input}", "--candidate", "{bert}", *_GATE),

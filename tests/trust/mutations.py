@@ -4,6 +4,7 @@ import json
 import tomllib
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from fractions import Fraction
 from typing import Any
 
 import tomli_w
@@ -158,7 +159,7 @@ def _resized(factor: float, plus: int) -> Callable[[Any], Any]:
 
     def change(value: Any) -> Any:
         if isinstance(value, int) and not isinstance(value, bool):
-            return int(value * factor) + plus
+            return int(value * Fraction(factor)) + plus
         if isinstance(value, list | str):
             return value[: len(value) // 2] if factor < 1 else value * 2
         return value * factor if isinstance(value, float) else value
