@@ -77,7 +77,7 @@ trust:
 # 250 faults in the digits pipeline (TCOMPRESS_TEST_FAULTS=0: every one, for hours), two times a hundred
 # kills, ten runs that must be equal, and a line about each.
 faults:
-	$(BIN)/python -m pytest -m slow tests/trust/test_faults.py tests/trust/test_kills.py \
+	$(BIN)/python -m pytest -s -m slow tests/trust/test_faults.py tests/trust/test_kills.py \
 		tests/trust/test_determinism.py $(PYTEST_ARGS)
 
 support:
