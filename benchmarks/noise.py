@@ -27,6 +27,7 @@ from tcompress.evaluate.entrants import Entrant
 from tcompress.evaluate.latency import Race, race
 from tcompress.evaluate.measurement import Speedup
 from tcompress.evaluate.sessions import open_session
+from tcompress.evaluate.statistics import ratio_interval
 from tcompress.evaluate.subjects import compared_subjects, model_subject
 from tcompress.machine import usable_cpus
 
@@ -135,27 +136,30 @@ def agreement(fp32: Path, int8: Path, budget_s: float, processes: int, rounds: i
     """Hold our ratio of two ONNX artifacts against pyperf's, in turns.
 
     A virtual machine changes its speed for minutes, and int8 and fp32 do not change alike; so what
-    is compared are the two ratios of one round.
+    is compared are the two ratios of one round, in which half of pyperf's processes run before
+    ours, and half behind.
     """
     found, apart = [], []
     for seed in range(rounds):
-        ours = our_ratio(fp32, int8, budget_s, seed).value
         values: dict[Path, list[float]] = {fp32: [], int8: []}
-        for path in (fp32, int8, int8, fp32) * processes:
+        for path in (fp32, int8) * processes:
+            values[path] += _pyperf_values_ms(path / "model.onnx")
+        ours = our_ratio(fp32, int8, budget_s, seed).value
+        for path in (int8, fp32) * processes:
             values[path] += _pyperf_values_ms(path / "model.onnx")
         found.append(ours)
         slow, fast = (median(values[path]) for path in (fp32, int8))
-        apart.append(slow / fast / ours - 1)
+        apart.append(slow / fast / ours)
         print(
             f"round {seed + 1}: tcompress {ours:.3f}, pyperf {slow / fast:.3f} "
-            f"({slow:.2f} ms over {fast:.2f} ms), apart by {apart[-1]:+.1%}",
+            f"({slow:.2f} ms over {fast:.2f} ms), apart by {apart[-1] - 1:+.1%}",
             flush=True,
         )
-    ours, theirs = median(found), median(f * (1 + a) for f, a in zip(found, apart, strict=True))
+    middle, interval = ratio_interval(apart)
     print(
-        f"median of {rounds} rounds: tcompress {ours:.3f}, pyperf {theirs:.3f}, apart by "
-        f"{theirs / ours - 1:+.1%}; median difference {median(apart):+.1%}, largest "
-        f"{max(apart, key=abs):+.1%}"
+        f"{rounds} rounds: tcompress {median(found):.3f}; pyperf over it {middle:.3f} "
+        f"[{interval.low:.3f}, {interval.high:.3f}] with {interval.confidence:.0%} confidence; "
+        f"largest difference of a round {max(apart, key=lambda r: abs(r - 1)) - 1:+.1%}"
     )
 
 
