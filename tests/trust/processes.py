@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -54,6 +55,14 @@ class Running:
     def send(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
         self._since = time.monotonic()
+
+    def kill(self) -> list[psutil.Process]:
+        """Kill it, unless it has just ended by itself; returns the processes it had then."""
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):
+            children = self.children()
+            self.send(signal.SIGKILL)
+            return children
+        return []
 
     def ends_within(self, seconds: float) -> bool:
         return bool(select.select([self._zygote.replies], [], [], seconds)[0])

@@ -53,8 +53,7 @@ class Runs:
         for words in commands:
             running = self._zygote.start(*words, "--workspace", workspace)
             if until is not None and not running.ends_within(max(0.0, until - time.monotonic())):
-                children = running.children()
-                running.send(signal.SIGKILL)
+                children = running.kill()
                 ended = running.wait()
                 psutil.wait_procs(children, timeout=5)
                 assert not [child for child in children if child.is_running()]
