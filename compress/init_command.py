@@ -80,8 +80,9 @@ def init(
 ) -> None:
     """Start a workspace: a directory in which the other commands chain.
 
-    It writes tcompress.toml and copies nothing large. Give a model and its data, or --demo. Data
-    are files, or sets of the Hugging Face hub as hf:NAME, hf:NAME/CONFIG or hf:NAME#SPLIT.
+    It writes tcompress.toml and copies nothing large. Give a model and its data, or --demo. MODEL
+    is a directory, or a model of the Hugging Face hub as hf:OWNER/NAME or hf:OWNER/NAME@REVISION.
+    Data are files, or sets of the hub as hf:NAME, hf:NAME/CONFIG or hf:NAME#SPLIT.
 
     \b
     Example:
@@ -196,7 +197,7 @@ def _data_files(
 
 
 def _place(path: Path) -> str:
-    from tcompress.data import is_hub_name
+    from tcompress.hub import is_hub_name
 
     return str(path if is_hub_name(path) else path.resolve())
 

@@ -14,8 +14,8 @@ from .intake.weights import read_headers
 from .transformer import Pooling, pooled
 
 MODULES_FILE = "modules.json"
-_LENGTH_FILE = "sentence_bert_config.json"
-_FILES = (MODULES_FILE, _LENGTH_FILE, "config_sentence_transformers.json")
+LENGTH_FILE = "sentence_bert_config.json"
+_FILES = (MODULES_FILE, LENGTH_FILE, "config_sentence_transformers.json")
 _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
 _LONGEST_NAME = 255
 # Names of Pooling.pooling_mode, of today and as flags of former versions.
@@ -258,7 +258,7 @@ def _read_dense(path: Path, folder: str) -> DenseSpec:
 
 
 def _read_length(directory: Path) -> int | None:
-    path = directory / _LENGTH_FILE
+    path = directory / LENGTH_FILE
     found = read_json(path).get("max_seq_length") if path.is_file() else None
     if found is not None and (type(found) is not int or found < 1):
         msg = f"{path}: max_seq_length must be a number from 1, got {found!r}"

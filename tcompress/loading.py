@@ -7,6 +7,7 @@ from .encoder import Encoder, open_encoder
 from .errors import ModelError, RequestError
 from .factories import house, is_factory, trust
 from .floors import check_floors
+from .hub import fetched, is_hub_name
 from .runtime import ExportedEncoder, open_exported
 from .tasks import Task, check_task
 
@@ -25,7 +26,8 @@ def load(
 
     Args:
         path: A Hugging Face directory, a directory with `architecture.json`, or an artifact; or
-            `package.module:factory`, which returns a module of your own.
+            `package.module:factory`, which returns a module of your own; or `hf:OWNER/NAME`, a
+            model of the Hugging Face hub, with `@REVISION` for another than the newest.
         task: What the model was trained for, one of `tcompress.tasks.Task`; None for what its
             files say.
         weights: What that module's weights are: a safetensors file, or a directory with
@@ -40,12 +42,15 @@ def load(
         ModelError: If the directory cannot be opened as a model.
         ArtifactError: If it is an artifact whose digests do not hold.
         RequestError: If it is for another task.
-        MachineError: If torch or another library is too old to open files of unknown origin.
+        MachineError: If torch or another library is too old to open files of unknown origin, or
+            the hub cannot be reached.
     """
     check_floors()
     if trust_module is not None:
         trust(trust_module)
-    if isinstance(path, str) and is_factory(path):
+    if isinstance(path, str) and is_hub_name(path):
+        path = fetched(path)
+    elif isinstance(path, str) and is_factory(path):
         path = house(path, None if weights is None else Path(weights))
     directory, asked = Path(path), None if task is None else _known(task)
     if not is_artifact(directory):

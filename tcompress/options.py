@@ -24,7 +24,10 @@ _TYPED_FACTORY = "tcompress.factory"
 
 
 class ModelPath(click.Path):
-    """A model directory, or `package.module:factory`, which becomes one with its `--weights`."""
+    """A model directory, or a name that becomes one.
+
+    `package.module:factory` does so with its `--weights`, `hf:OWNER/NAME` by being fetched.
+    """
 
     name = "model"
 
@@ -39,8 +42,13 @@ class ModelPath(click.Path):
             ctx: Click's context.
         """
         from .factories import house, is_factory
+        from .hub import fetched, is_hub_name
 
-        if ctx is None or not (isinstance(value, str) and is_factory(value)):
+        if ctx is None or not isinstance(value, str):
+            return super().convert(value, parameter, ctx)
+        if is_hub_name(value):
+            return fetched(value)
+        if not is_factory(value):
             return super().convert(value, parameter, ctx)
         weights = ctx.meta.get(_TYPED_WEIGHTS)
         ctx.meta[_TYPED_FACTORY] = (value, weights)
@@ -347,8 +355,8 @@ def stage_options(function: Function) -> Function:
         "model": click.option(
             "--model",
             type=MODEL,
-            help="Model directory or artifact to read, or MODULE:FACTORY; else the newest in the "
-            "workspace.",
+            help="Model directory or artifact to read, hf:OWNER/NAME, or MODULE:FACTORY; else the "
+            "newest in the workspace.",
         ),
         "output": click.option(
             "--output", type=DIRECTORY, help="Where to write; else the workspace's artifacts."

@@ -10,9 +10,10 @@ from typing import Any
 
 from .artifact import ENCODER_KIND, Artifact, Manifest, Parent, is_artifact
 from .console import Console
-from .data import Columns, Examples, is_hub_name, read_examples
+from .data import Columns, Examples, read_examples
 from .encoder import Encoder
 from .errors import ArtifactError, DataError, RequestError, WorkspaceError
+from .hub import is_hub_name
 from .loading import load_encoder
 from .locking import lock_file, lock_within
 from .options import Common, DataOptions, StageOptions

@@ -13,13 +13,13 @@ from .data import (
     STRIDE,
     Columns,
     Examples,
-    is_hub_name,
     read_digests,
     read_examples,
     split_examples,
 )
 from .encoder import model_digest
 from .errors import ArtifactError, DataError, StorageError, WorkspaceError
+from .hub import is_hub_name
 from .intake import read_toml
 from .staging import (
     STAGING_PREFIX,

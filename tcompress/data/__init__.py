@@ -2,7 +2,6 @@
 
 from .columns import Columns
 from .examples import STRIDE, Answer, Examples, join_examples
-from .hub import is_hub_name
 from .labels import label_index
 from .reading import read_digests, read_examples
 from .splitting import split_examples
@@ -12,7 +11,6 @@ __all__ = [
     "Answer",
     "Columns",
     "Examples",
-    "is_hub_name",
     "join_examples",
     "label_index",
     "read_digests",

@@ -7,18 +7,8 @@ from typing import Any
 import pandas as pd
 
 from ..errors import DataError, MissingExtraError
+from ..hub import HUB_PREFIX
 from .tables import CHUNK_ROWS, frame_of
-
-HUB_PREFIX = "hf:"
-
-
-def is_hub_name(name: Path | str) -> bool:
-    """Tell whether data are named by data set, not by file.
-
-    Args:
-        name: What the user typed.
-    """
-    return str(name).startswith(HUB_PREFIX)
 
 
 def read_hub(name: str) -> Iterator[pd.DataFrame]:

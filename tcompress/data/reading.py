@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
+from ..hub import is_hub_name
 from .columns import Columns
 from .documents import CONLL_SUFFIXES, read_conll, read_json
 from .examples import SMALL, Examples, join_examples, smallest
-from .hub import is_hub_name, read_hub
+from .hub import read_hub
 from .rows import examples_of
 from .tables import TABLE_SUFFIXES, read_frames
 from .tensors import TENSOR_SUFFIXES, read_tensors
