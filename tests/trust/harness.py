@@ -10,8 +10,11 @@ import re
 import shutil
 import sys
 import zlib
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+
+import psutil
 
 from tcompress.digests import file_digest
 
@@ -248,8 +251,9 @@ class Harness:
             **request,
         )
         if not running.ends_within(seconds):
-            for child in (*running.children(), running):
-                os.kill(child.pid, 9)
+            for child in running.kill():
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
         return running.wait()
 
     def _bounds(

@@ -50,7 +50,11 @@ class Running:
             time.sleep(0.005)
 
     def children(self) -> list[psutil.Process]:
-        return psutil.Process(self.pid).children(recursive=True)
+        """Return the processes that it started, or had forked from the engines' server."""
+        psutil.Process(self.pid)  # raises where it has ended
+        zygote = psutil.Process(self._zygote.pid)
+        beside = zygote.children()  # the command, and the server
+        return [found for found in zygote.children(recursive=True) if found not in beside]
 
     def send(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
@@ -94,6 +98,7 @@ class Zygote:
         )
         assert self._process.stdout is not None
         self.replies = self._process.stdout
+        self.pid = self._process.pid
 
     def start(
         self,

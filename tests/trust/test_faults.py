@@ -20,6 +20,7 @@ from tcompress.staging import STAGING_PREFIX
 
 from .faults import Fault, Kind
 from .processes import Ended, Zygote
+from .zygote import FORKED_ENGINES
 
 VARIANTS = [
     (Kind.EIO, False),
@@ -51,7 +52,7 @@ Commands = tuple[tuple[str, ...], ...]
 @pytest.fixture(scope="module")
 def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
     folder = tmp_path_factory.mktemp("zygote")
-    env = {"TCOMPRESS_TEST_FORKED_ENGINES": "1", "XDG_CACHE_HOME": str(folder / "cache")}
+    env = {FORKED_ENGINES: "1", "XDG_CACHE_HOME": str(folder / "cache")}
     with Zygote(folder, env) as zygote:
         yield zygote
 

@@ -14,9 +14,10 @@ from tcompress.artifact import Artifact
 from tcompress.workspace import Workspace
 
 from .processes import Zygote
+from .zygote import FORKED_ENGINES
 
 RUN = (("run", "--heads", "0.3", "--epochs", "2", "--budget-s", "0.2", "--max-drop", "0.5"),)
-# What `run` does before it starts engines, which takes longer than all of this.
+# What `run` does before it measures.
 STAGES = (
     ("score", "--criterion", "curvature"),
     ("prune", "--heads", "0.3", "--neurons", "0.3", "--force"),
@@ -28,7 +29,7 @@ Commands = tuple[tuple[str, ...], ...]
 
 @pytest.fixture(scope="module")
 def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
-    with Zygote(tmp_path_factory.mktemp("zygote")) as zygote:
+    with Zygote(tmp_path_factory.mktemp("zygote"), {FORKED_ENGINES: "1"}) as zygote:
         yield zygote
 
 
