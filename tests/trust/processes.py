@@ -24,7 +24,7 @@ class Ended:
         code: Exit code; the negative number of the signal that killed it.
         stdout: What it printed.
         stderr: What it said.
-        seconds: From the last signal that it was sent, or its start.
+        seconds: From the last signal that it was sent but SIGKILL, or its start.
     """
 
     code: int
@@ -64,7 +64,7 @@ class Running:
         """Kill it, unless it has just ended by itself; returns the processes it had then."""
         with suppress(psutil.NoSuchProcess, ProcessLookupError):
             children = self.children()
-            self.send(signal.SIGKILL)
+            os.kill(self.pid, signal.SIGKILL)
             return children
         return []
 
