@@ -1,5 +1,6 @@
 """A stage that was killed goes on where its last finished epoch or phase ended."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,12 +12,14 @@ from typing import Any, Self
 import torch
 
 from tcompress import storage
+from tcompress.digests import document_digest
 from tcompress.errors import InputError, RequestError, StorageError
 from tcompress.intake import regular_file
 from tcompress.intake.pickles import check_state_file
 from tcompress.staging import STAGING_PREFIX, write_bytes_atomically
 
 _SUFFIX = ".checkpoint"
+_DIGITS = 16
 _MAX_BYTES = 256 << 30
 State = dict[str, Any]
 """Tensors, numbers and strings in dictionaries and lists."""
@@ -119,9 +122,16 @@ class Phases:
 
     @property
     def _prefix(self) -> str:
-        return f"{STAGING_PREFIX}{self.output.name}.{self.key[:16]}."
+        return f"{self._start}{self.key[:_DIGITS]}."
+
+    @property
+    def _start(self) -> str:
+        # a digest: one name may begin with another, and be as long as the file system allows
+        return f"{STAGING_PREFIX}{document_digest(self.output.name)[:_DIGITS]}."
 
     def _files(self) -> list[Path]:
-        start = f"{STAGING_PREFIX}{self.output.name}."
+        own = re.compile(
+            rf"{re.escape(self._start)}[0-9a-f]{{{_DIGITS}}}\.[\w-]+{re.escape(_SUFFIX)}"
+        )
         found = self.output.parent.iterdir() if self.output.parent.is_dir() else ()
-        return [p for p in found if p.name.startswith(start) and p.name.endswith(_SUFFIX)]
+        return [path for path in found if own.fullmatch(path.name)]

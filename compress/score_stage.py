@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tcompress.console import Console
-from tcompress.errors import ArtifactError
+from tcompress.errors import ArtifactError, ModelError
 from tcompress.loading import load_encoder
 from tcompress.stage_key import Reads, StageKey, differences
 from tcompress.stages import DataSource
@@ -45,7 +45,7 @@ class ScoreStage:
         key = self._key()
         if (document := self._written(key)) is not None:
             return document
-        document = sealed(self._scored() | {"key": vars(key)})
+        document = sealed(self._scored(key) | {"key": vars(key)})
         if self.output is not None:
             write_text_atomically(self.output, json.dumps(document) + "\n")
             self.console.say(f"score: wrote {self.output}")
@@ -74,13 +74,17 @@ class ScoreStage:
         self.console.say(f"score: {self.output} is up to date")
         return document
 
-    def _scored(self) -> dict[str, Any]:
+    def _scored(self, key: StageKey) -> dict[str, Any]:
         encoder = load_encoder(self.directory)
         rankings = rank_on_examples(
             encoder, self.criteria, self.max_examples, self.source, self.seed, self.console
         )
+        model = reference_to(self.directory)
+        if model.digest != key.model:
+            msg = f"{self.directory}: changed while it was scored; run it again"
+            raise ModelError(msg)
         return rankings[0].scores.to_json() | {
             "criteria": {ranking.scores.criterion.value: ranking.to_json() for ranking in rankings},
-            "model": asdict(reference_to(self.directory)),
+            "model": asdict(model),
             "kept_heads": [list(layer.heads) for layer in encoder.plan.layers],
         }

@@ -32,7 +32,8 @@ from .accuracy import Predictions
 from .decoding import decoded
 from .engine_info import Layout
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
+_SEAL = "seal"
 _TRUTHS = ("labels", "label_sets", "tags", "answers")
 
 
@@ -125,8 +126,7 @@ class AnswerBook:
         """
         if np.isfinite(answers.logits).all():
             key = question.key()
-            text = "\n".join(_lines(key, answers, examples))
-            write_text_atomically(self._path(key), text + "\n")
+            write_text_atomically(self._path(key), _text(key, answers, examples))
 
     def _path(self, key: dict[str, Any]) -> Path:
         return self.directory / f"{document_digest(key)[:24]}.jsonl"
@@ -162,8 +162,12 @@ def _truths(examples: Examples) -> tuple[Any, ...]:
 
 def _parse(path: Path) -> tuple[dict[str, Any], Predictions, Examples]:
     """Return the question, the answers and the examples of a file; raises many kinds."""
-    head, *lines = path.read_text(encoding="utf-8").splitlines()
-    header, *rows = (parse_json(line.encode(), "line", error=DataError) for line in (head, *lines))
+    head, _, body = path.read_text(encoding="utf-8").partition("\n")
+    lines = (head, *body.splitlines())
+    header, *rows = (parse_json(line.encode(), "line", error=DataError) for line in lines)
+    if header.pop(_SEAL, None) != _seal(header, body):
+        msg = "they are not as they were written"
+        raise ValueError(msg)
     labels, truncated = tuple(header.pop("labels")), int(header.pop("truncated"))
     task = Task(header.pop("task"))
     examples = _examples(path, rows)
@@ -214,9 +218,19 @@ def _examples(path: Path, rows: list[dict[str, Any]]) -> Examples:
     )
 
 
-def _lines(key: dict[str, Any], answers: Predictions, examples: Examples) -> Iterator[str]:
-    header = {"labels": list(answers.labels), "truncated": answers.truncated}
-    yield json.dumps(key | header | {"task": answers.task.value}, sort_keys=True)
+def _text(key: dict[str, Any], answers: Predictions, examples: Examples) -> str:
+    labels, task = list(answers.labels), answers.task.value
+    header = key | {"labels": labels, "truncated": answers.truncated, "task": task}
+    body = "".join(f"{line}\n" for line in _lines(answers, examples))
+    return f"{json.dumps(header | {_SEAL: _seal(header, body)}, sort_keys=True)}\n{body}"
+
+
+def _seal(header: dict[str, Any], body: str) -> str:
+    """Return a digest by which a change of any byte shows: answers decide what passes a gate."""
+    return document_digest([header, body])
+
+
+def _lines(answers: Predictions, examples: Examples) -> Iterator[str]:
     predicted = decoded(answers, examples)
     parts = _parts(answers, len(examples))
     for i in range(len(examples)):

@@ -12,7 +12,7 @@ from .artifact import ENCODER_KIND, Artifact, Manifest, Parent, is_artifact
 from .console import Console
 from .data import Columns, Examples, read_examples
 from .encoder import Encoder
-from .errors import ArtifactError, DataError, RequestError, WorkspaceError
+from .errors import ArtifactError, DataError, ModelError, RequestError, WorkspaceError
 from .hub import is_hub_name
 from .loading import load_encoder
 from .locking import lock_file, lock_within
@@ -351,7 +351,7 @@ class StageRun:
         save: Callable[[Path], dict[str, Any]],
         precision: str,
     ) -> Artifact:
-        """Write the stage's artifact, all or nothing.
+        """Write the stage's artifact, all or nothing, if what it was made of is as it was.
 
         Args:
             kind: Kind of artifact.
@@ -359,13 +359,20 @@ class StageRun:
             key: What the result depends on.
             save: Writes the files into a directory; returns details for the manifest.
             precision: Precision that the files run in.
+
+        Raises:
+            ModelError: If somebody changed or replaced the model since the key was made.
         """
         with writing_artifact(self.output, replace=self.force) as draft:
             details = save(draft.directory)
+            parent = reference_to(self.directory)
+            if parent.digest != key.model:
+                msg = f"{self.directory}: changed while {self.name} worked on it; run it again"
+                raise ModelError(msg)
             draft.manifest = Manifest(
                 kind=kind,
                 stage=self.name,
-                parent=self.reference(reference_to(self.directory)),
+                parent=self.reference(parent),
                 source=self.reference(source_of(self.directory)),
                 plan=encoder.plan,
                 recipe=key.recipe,

@@ -24,6 +24,7 @@ _LEFT = re.compile(
     rf"{re.escape(PREFIX)}([0-9a-f]{{32}}\.tmp|([0-9a-f]{{16}}|here){re.escape(SUFFIX)})"
 )
 _ASIDE = ".old"
+_LEFT_ASIDE = re.compile(rf"{re.escape(PREFIX)}[0-9a-f]{{16}}{re.escape(_ASIDE)}")
 _MOMENT_S = 0.01
 
 
@@ -200,7 +201,7 @@ def _aside(target: Path) -> Path:
 
 def _is_left_aside(path: Path) -> bool:
     """Whether a directory was moved aside for one that has taken its place."""
-    if path.suffix != _ASIDE or not path.is_dir():
+    if _LEFT_ASIDE.fullmatch(path.name) is None or not path.is_dir():
         return False
     moved = [entry.name for entry in path.iterdir()]
     return all(

@@ -364,14 +364,21 @@ def _failure(path: Path, error: OSError, size_bytes: int | None, doing: str) -> 
     if error.errno in _FULL:
         return StorageError(_full(path, size_bytes))
     why = error.strerror or str(error)
-    place = path.parent if path.name.startswith(PREFIX) else path  # not a name of ours
-    return StorageError(f"{place}: cannot be {doing}: {why}; mend that or choose another place")
+    return StorageError(
+        f"{_named(path)}: cannot be {doing}: {why}; mend that or choose another place"
+    )
 
 
 def _full(path: Path, size_bytes: int | None) -> str:
     needs = "needs more room" if size_bytes is None else f"needs {size_bytes / 1e6:.3g} MB"
     free = f"{free_bytes(path) / 1e6:.3g} MB free on its file system"
-    return f"disk full: {path} {needs}, {free}; make room or choose another place"
+    return f"disk full: {_named(path)} {needs}, {free}; make room or choose another place"
+
+
+def _named(path: Path) -> Path:
+    """Return the path as far as the user knows it: names of temporary files are ours."""
+    ours = [place for place in (path, *path.parents) if place.name.startswith(PREFIX)]
+    return ours[-1].parent if ours else path
 
 
 def _as_os_error(path: Path, refusal: re.Match[str], size_bytes: int | None) -> OSError:

@@ -56,6 +56,22 @@ def test_damaged_answers_are_asked_again(kept) -> None:
     assert book.find(question, examples) is None
 
 
+def test_a_changed_digit_shows(kept) -> None:
+    book, question, examples, _ = kept
+    path = next(book.directory.iterdir())
+    head, _, body = path.read_text().partition("\n")
+    at = body.index('"logits": [') + len('"logits": [') + 3
+    digit = "1" if body[at] != "1" else "2"
+    for changed in (
+        f"{head}\n{body[:at]}{digit}{body[at + 1 :]}",
+        head.replace('"truncated": 2', '"truncated": 3') + f"\n{body}",
+    ):
+        path.write_text(changed)
+        assert book.find(question, examples) is None
+        with pytest.raises(DataError, match="not as they were written"):
+            read_answers(path)
+
+
 def test_answers_that_are_not_finite_are_not_kept(kept) -> None:
     book, question, examples, answers = kept
     broken = replace(answers, logits=answers.logits * np.nan)

@@ -1,4 +1,5 @@
 import ast
+import errno
 import fcntl
 import os
 import re
@@ -183,6 +184,22 @@ def test_a_limit_on_the_size_of_files_is_one_line(tmp_path: Path, name: str) -> 
         signal.signal(signal.SIGXFSZ, kept)
 
 
+def test_a_failure_in_a_temporary_directory_names_the_place_that_the_user_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(operation: Operation, path: Path, moment: Moment) -> None:
+        if path.name == "model.safetensors":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(storage, "observer", refuse)
+    said = f"{re.escape(str(tmp_path))}: cannot be written: Input/output error"
+    with (
+        pytest.raises(StorageError, match=f"^{said}"),
+        writing_directory(tmp_path / "prune") as staging,
+    ):
+        storage.write_text(staging / "model.safetensors", "weights")
+
+
 def test_what_a_library_says_of_the_content_stays_as_it_is(tmp_path: Path) -> None:
     shared = torch.zeros(4)
     with pytest.raises(RuntimeError, match="share memory"):
@@ -235,6 +252,8 @@ def test_only_what_nobody_is_at_work_on_is_swept(tmp_path: Path) -> None:
     for path in (live, left, *(tmp_path / name for name in others)):
         path.mkdir()
         (path / "file").write_text("something")
+    (tmp_path / ".tcompress-mine.old").mkdir()
+    others.append(".tcompress-mine.old")
     handle = os.open(live, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
     sweep(tmp_path)

@@ -14,6 +14,7 @@ from tcompress import stage_key
 from tcompress.artifact import MANIFEST_FILE, Manifest
 from tcompress.compress.surgeon import Surgeon
 from tcompress.console import Console
+from tcompress.encoder import Encoder
 
 Command = Callable[..., Result]
 
@@ -59,6 +60,27 @@ def test_a_changed_model_redoes_all_and_each_stage_says_why(
     assert said["prune"] == "prune: not up to date: the model changed"
     assert said["quantize"] == "quantize: not up to date: the model changed"
     assert said["export"] == "export: not up to date: the model changed"
+
+
+def test_a_model_that_changes_in_the_middle_is_not_taken_for_what_was_read(
+    workspace: Path, tcompress: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, output = workspace / "model" / "config.json", workspace / "artifacts/prune"
+    before, save = Manifest.read(output).digest, Encoder.save
+
+    def save_and_change(encoder: Encoder, directory: Path) -> None:
+        save(encoder, directory)
+        config.write_text(config.read_text().replace("1e-12", "1e-05"))
+
+    words = ("prune", "--heads", "0.5", "--criterion", "magnitude", "--force")
+    with monkeypatch.context() as patch:
+        patch.setattr(Encoder, "save", save_and_change)
+        result = tcompress(*words, "--workspace", workspace)
+    assert result.exit_code == 5
+    assert "model: changed while prune worked on it; run it again" in result.stderr
+    assert Manifest.read(output).digest == before
+    assert tcompress(*words, "--workspace", workspace).exit_code == 0
+    assert json.loads(tcompress("inspect", output, "--json").stdout)["stale"] == []
 
 
 def test_changed_data_redoes_what_reads_it_and_no_more(workspace: Path, tcompress: Command) -> None:
