@@ -112,10 +112,9 @@ class Console:
         padding = (0, 1, 0, 0) if dense else (0, 1)
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=padding, collapse_padding=dense)
         for i, name in enumerate(columns):
-            heading = Text(shown(one_line(name, _LONGEST_CELL)))
-            table.add_column(heading, justify="left" if i == 0 or not name else "right")
+            table.add_column(Text(_cell(name)), justify="left" if i == 0 or not name else "right")
         for row in rows:
-            table.add_row(*(Text(shown(one_line(str(cell), _LONGEST_CELL))) for cell in row))
+            table.add_row(*(Text(_cell(str(cell))) for cell in row))
         RichConsole(file=sys.stdout, highlight=False, soft_wrap=False).print(table)
 
     def track(self, items: Iterable[ItemT], what: str, total: int | None = None) -> Iterator[ItemT]:
@@ -172,6 +171,11 @@ class Console:
                 left = f", {(now - start) / done * (total - done):.0f} s left" if total else ""
                 self.say(f"{what}: {done}/{total or '?'}{left}")
             yield item
+
+
+def _cell(text: str) -> str:
+    # where a cell is wrapped, any of its words may stand at the beginning of a line
+    return shown(one_line(text, _LONGEST_CELL)).replace("::", ": :")
 
 
 def shown(text: str) -> str:

@@ -55,3 +55,11 @@ def test_nothing_that_is_shown_is_a_command_of_a_ci_service(
     lines = (written.err + written.out).splitlines()
     assert [line for line in lines if line.strip().startswith("::") or "##" in line] == []
     assert "b # #[stop-commands]c" in written.out
+
+
+def test_a_wrapped_cell_begins_no_line_with_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for length in range(20, 90):
+        Console().table(("class", "n"), [(f"{'a' * length} ::error file=x,line=1::injected", 1)])
+    shown = capsys.readouterr().out
+    assert "injected" in shown
+    assert not [line for line in shown.splitlines() if line.lstrip().startswith("::")]
