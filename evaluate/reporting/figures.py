@@ -224,9 +224,10 @@ def _plane_picture(summary: Summary, setting: Setting, earlier: list[Row], numbe
 def _point(row: Row, *, on_front: bool, chosen: bool) -> Point:
     """Place a measurement; its latency interval is that of the speed-up, in milliseconds."""
     interval = row.quality_interval or {"low": row.quality, "high": row.quality}
+    latency = row.latency_interval_ms if row.is_timed else (row.latency_ms, row.latency_ms)
     return Point(
         name=row.name,
-        latency_ms=(row.latency_ms, *row.latency_interval_ms),
+        latency_ms=(row.latency_ms, *latency),
         quality=(row.quality, interval["low"], interval["high"]),
         standing=row.standing,
         on_front=on_front,

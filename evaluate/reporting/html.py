@@ -16,6 +16,7 @@ from .figures import (
     shape_tables,
     width_picture,
 )
+from . import speedups
 from .summary import Row, Summary, shortened
 from .wording import (
     condition_facts,
@@ -60,11 +61,18 @@ _MOVES = (
     Move("negative_log_likelihood", "log-loss, nats", "%.3f"),
 )
 _FILTERS: dict[str, Callable[..., Any]] = {
+    "bounds": speedups.bounds,
     "bytes": format_bytes,
     "macs": format_macs,
     "ms": format_ms,
     "setting": setting_words,
     "short": shortened,
+    "times": speedups.estimate,
+}
+_TESTS: dict[str, Callable[..., bool]] = {
+    "of_baseline": speedups.is_of_baseline,
+    "sure": speedups.is_sure,
+    "wide": speedups.is_wide,
 }
 
 
@@ -186,6 +194,7 @@ def render_html(document: dict[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= _FILTERS
+    environment.tests |= _TESTS
     view = View.of(Summary.of(document))
     facts = view.summary.document["environment"]
     return environment.get_template(_TEMPLATE).render(

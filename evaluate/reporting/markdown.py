@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..entry import MetricWords
+from . import speedups
 from .summary import Row, Standing, Summary
 from .wording import (
     condition_facts,
@@ -93,9 +94,7 @@ def _measurements(summary: Summary, rows: Sequence[Row]) -> str:
 
 
 def _cells(row: Row, words: MetricWords) -> list[str]:
-    raw, speedup = row.raw, row.raw["speedup"]
-    interval = f" ({speedup['low']:.2f}–{speedup['high']:.2f})" if row.is_timed else " (?)"
-    drop = row.known_drop
+    raw, drop = row.raw, row.known_drop
     return [
         _name(row.name) + (" (out of date)" if raw["stale"] else ""),
         _name(raw["backend"]),
@@ -103,7 +102,7 @@ def _cells(row: Row, words: MetricWords) -> list[str]:
         _name(raw["precision"]),
         f"{raw['batch']} × {raw['tokens']}",
         format_ms(row.latency_ms),
-        f"{speedup['value']:.2f}{'' if row.is_baseline else interval}",
+        speedups.cell(raw["speedup"], is_baseline=row.is_baseline),
         words.number(row.quality),
         "–" if drop is None else words.change(drop),
         {Standing.PROVED: "proved small", Standing.UNPROVED: "not proved small"}.get(

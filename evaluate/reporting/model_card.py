@@ -11,6 +11,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData, metadata_load
 
 from ..entry import words_of
+from . import speedups
 from .markdown import code, table
 from .summary import Row, Standing, Summary, cleaned
 from .wording import (
@@ -177,13 +178,13 @@ def _numbers(summary: Summary, rows: list[Row]) -> str:
     heads = ("device", "batch × tokens", "latency, ms", "speed-up", words.title, words.drop_title)
     cells = []
     for row in rows:
-        speedup, drop = row.raw["speedup"], row.known_drop
+        drop = row.known_drop
         cells.append(
             [
                 code(row.raw["device"]),
                 f"{row.raw['batch']} × {row.raw['tokens']}",
                 format_ms(row.latency_ms),
-                f"{speedup['value']:.2f} ({speedup['low']:.2f}–{speedup['high']:.2f})",
+                speedups.cell(row.raw["speedup"], is_baseline=row.is_baseline),
                 words.number(row.quality),
                 "–" if drop is None else words.change(drop),
             ]

@@ -21,7 +21,7 @@ from ..entry import (
     value_of,
     words_of,
 )
-from ..measurement import CONFIDENCE
+from .speedups import is_sure
 
 DEFAULT_MARGIN = 0.01
 """Drop that may be shipped where the document names no margin."""
@@ -314,11 +314,6 @@ class Summary:
             if row.is_faster and row.standing is standing and not row.raw["stale"]
         ]
         return min(fitting, key=lambda row: row.latency_ms, default=None)
-
-
-def is_sure(interval: dict[str, Any]) -> bool:
-    """Tell whether an interval holds with enough confidence to conclude from it."""
-    return bool(interval.get("confidence", 1.0) >= CONFIDENCE)
 
 
 def shortened(text: str) -> str:

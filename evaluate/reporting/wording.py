@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .summary import Row, Setting, Summary, is_sure
+from . import speedups
+from .summary import Row, Setting, Summary
 
 Quote = Callable[[Any], str]
 """Marks a name as one."""
@@ -134,7 +135,7 @@ def noise_sentence(environment: dict[str, Any]) -> str | None:
     floor = environment.get("noise_floor")
     if not floor:
         return None
-    if not is_sure(floor):
+    if not speedups.is_sure(floor):
         return "Noise floor: not known, as there were too few rounds."
     return (
         f"Noise floor: the baseline timed against itself came out {floor['value']:.3f} times as "

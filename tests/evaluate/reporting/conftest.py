@@ -350,3 +350,21 @@ def _flips(artifact: str) -> list[dict[str, Any]]:
         }
         for number in range(6)
     ]
+
+
+@pytest.fixture
+def one_round() -> dict[str, Any]:
+    """What one round tells of a speed-up: a value, and bounds of no confidence."""
+    return {"value": 40.33, "low": 39.09, "high": 41.62, "confidence": 0.0, "blocks": 1} | {
+        "processes": 1,
+        "verdict": "inconclusive",
+    }
+
+
+@pytest.fixture
+def skewed() -> dict[str, Any]:
+    """A speed-up that is proved, and known to a factor only."""
+    return {"value": 24.05, "low": 8.18, "high": 137.46, "confidence": 0.95, "blocks": 6} | {
+        "processes": 2,
+        "verdict": "faster",
+    }
