@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..entry import MetricWords, words_of
+from . import speedups
 from .figures import (
     Mix,
     Plane,
@@ -16,13 +17,13 @@ from .figures import (
     shape_tables,
     width_picture,
 )
-from . import speedups
 from .summary import Row, Summary, shortened
 from .wording import (
     condition_facts,
     format_bytes,
     format_macs,
     format_ms,
+    lead_of,
     machine_facts,
     margin_words,
     noise_sentence,
@@ -201,7 +202,8 @@ def render_html(document: dict[str, Any]) -> str:
         view=view,
         summary=view.summary,
         document=view.summary.document,
-        recommendations=recommendations(view.summary),
+        lead=lead_of(view.summary),
+        recommendations=recommendations(view.summary)[1:],
         machine=machine_facts(facts),
         conditions=condition_facts(facts),
         noise=noise_sentence(facts),

@@ -10,6 +10,7 @@ from .wording import (
     condition_facts,
     format_bytes,
     format_ms,
+    lead_of,
     machine_facts,
     noise_sentence,
     recommendations,
@@ -64,8 +65,9 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], texts: int) -> st
 
 
 def _parts(summary: Summary) -> Iterator[str]:
-    (_, lead), *others = recommendations(summary, quote=_name)
-    yield f"**{lead}**\n"
+    where, lead = lead_of(summary, quote=_name)
+    yield f"**{f'On {where}: ' if where else ''}{lead}**\n"
+    others = recommendations(summary, quote=_name)[1:]
     if others:
         yield "".join(f"- {words}: {sentence}\n" for words, sentence in others)
     first = summary.settings[0]

@@ -20,6 +20,7 @@ from .wording import (
     format_ms,
     machine_facts,
     margin_words,
+    timing_doubt,
 )
 
 _LIBRARIES = {"onnxruntime": "onnx", "openvino": "openvino"}
@@ -200,6 +201,7 @@ def _numbers(summary: Summary, rows: list[Row]) -> str:
 def _limits(summary: Summary, row: Row) -> str:
     data, points, name = summary.document["data"], margin_words(summary), summary.words.name
     split = f", {code(data['split'])} split" if data["split"] else ""
+    doubt = timing_doubt(summary, row)
     proved = {
         Standing.PROVED: f"proved to lose less than {points} of {name} on these examples",
         Standing.WORSE: f"loses more than {points}, as measured",
@@ -211,6 +213,7 @@ def _limits(summary: Summary, row: Row) -> str:
         f"{split}; other data may lose more",
         f"- timed on {code(machine.get('CPU', 'an unknown CPU'))}; other machines differ, and int8 "
         "may answer differently on a CPU without the same instructions",
+        *([f"- {doubt.strip().removesuffix('.')}"] if doubt else []),
         "- what the source model cannot do, or does unfairly, this one does too",
     ]
     return "\n".join(lines) + "\n"

@@ -1,6 +1,6 @@
 """Numbers and sentences of the report, the same in the page, the pull request and the card."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from . import speedups
@@ -9,6 +9,8 @@ from .summary import Row, Setting, Summary
 Quote = Callable[[Any], str]
 """Marks a name as one."""
 
+_BUSY = 0.15
+_UNSURE_HALF_WIDTH = 0.1
 _VERSIONS_SHOWN = ("tcompress", "torch", "transformers", "onnxruntime", "openvino", "python")
 
 
@@ -21,7 +23,7 @@ def recommendation(summary: Summary, setting: Setting, quote: Quote = str) -> st
         quote: Marks a name as one.
 
     Returns:
-        One or two sentences.
+        A few sentences.
     """
     base = summary.base_at(setting)
     if base is None:
@@ -32,6 +34,7 @@ def recommendation(summary: Summary, setting: Setting, quote: Quote = str) -> st
     told = (
         f"Ship {_what(best, quote)}: {_gain(best, base, quote)} at {_quality(best, summary)}. "
         f"On {_examples(summary)} its loss is proved to stay below {margin_words(summary)}."
+        f"{timing_doubt(summary, best)}"
     )
     if likely is None:
         return told
@@ -55,6 +58,31 @@ def recommendations(summary: Summary, quote: Quote = str) -> list[tuple[str, str
         (setting_words(setting), recommendation(summary, setting, quote))
         for setting in summary.settings
     ]
+
+
+def lead_of(summary: Summary, quote: Quote = str) -> tuple[str, str]:
+    """Return the setting that the lead speaks of, empty where there is only one, and the lead.
+
+    Args:
+        summary: The document.
+        quote: Marks a name as one.
+    """
+    where, told = recommendations(summary, quote)[0]
+    return (where if len(summary.settings) > 1 else "", told)
+
+
+def timing_doubt(summary: Summary, row: Row) -> str:
+    """Say why a speed-up is less sure than its numbers look, as one more sentence.
+
+    Args:
+        summary: The document.
+        row: The measurement that is spoken of; the baseline stands for all of its setting.
+
+    Returns:
+        The sentence behind a space; empty where nothing speaks against the speed-up.
+    """
+    reasons = [*_disturbances(summary, row), *_vagueness(row, summary)]
+    return f" Timing unsure: {'; '.join(reasons)}." if reasons else ""
 
 
 def margin_words(summary: Summary) -> str:
@@ -137,10 +165,14 @@ def noise_sentence(environment: dict[str, Any]) -> str | None:
         return None
     if not speedups.is_sure(floor):
         return "Noise floor: not known, as there were too few rounds."
+    told = (
+        speedups.bounds(floor)
+        if speedups.is_wide(floor)
+        else f"{floor['value']:.3f} ({speedups.bounds(floor, decimals=3)})"
+    )
     return (
-        f"Noise floor: the baseline timed against itself came out {floor['value']:.3f} times as "
-        f"fast ({floor['low']:.3f} to {floor['high']:.3f}); a speed-up inside that range says "
-        "nothing."
+        f"Noise floor: the baseline timed against itself came out {told} times as fast; "
+        "a speed-up inside that range says nothing."
     )
 
 
@@ -171,11 +203,11 @@ def _keep(summary: Summary, base: Row, likely: Row | None, quote: Quote) -> str:
         return (
             f"Keep {quote(base.name)} until more is proved: {_what(likely, quote)} is "
             f"{_gain(likely, base, quote)} at {_quality(likely, summary)}, "
-            f"but {_doubt(likely, summary)}."
+            f"but {_doubt(likely, summary)}.{timing_doubt(summary, likely)}"
         )
     return (
         f"Keep {quote(base.name)}: nothing else was shown to be faster and to lose less than "
-        f"{margin_words(summary)}.{_too_costly(summary, base, quote)}"
+        f"{margin_words(summary)}.{_too_costly(summary, base, quote)}{timing_doubt(summary, base)}"
     )
 
 
@@ -184,10 +216,51 @@ def _what(row: Row, quote: Quote) -> str:
 
 
 def _gain(row: Row, base: Row, quote: Quote) -> str:
-    return (
-        f"{row.raw['speedup']['value']:.2f} times as fast as {quote(base.name)} "
-        f"({format_ms(row.latency_ms)} ms instead of {format_ms(base.latency_ms)} ms)"
-    )
+    """Say how much faster a measurement is, and by which latencies where they say the same."""
+    speedup, name = row.raw["speedup"], quote(base.name)
+    if speedups.is_wide(speedup):
+        return f"{_times(row)} as fast as {name}"
+    told = speedups.bounds(speedup)
+    # Two medians over all calls may differ by another ratio than the rounds, if the machine does.
+    if speedup["low"] <= base.latency_ms / row.latency_ms <= speedup["high"]:
+        told += f"; {format_ms(row.latency_ms)} ms instead of {format_ms(base.latency_ms)} ms"
+    return f"{_times(row)} as fast as {name} ({told})"
+
+
+def _times(row: Row) -> str:
+    speedup = row.raw["speedup"]
+    wide = speedups.is_wide(speedup)
+    return f"{speedups.bounds(speedup) if wide else speedups.estimate(speedup['value'])} times"
+
+
+def _disturbances(summary: Summary, row: Row) -> Iterator[str]:
+    """Say what else went on, and how far two timings of one model differ here."""
+    environment = summary.document["environment"]
+    load = (environment.get("conditions") or {}).get("foreign_load") or 0.0
+    if load > _BUSY:
+        yield f"other programs used up to {load:.0%} of the CPUs".replace("%", " %")
+    floor = _floor_at(environment, row.setting)
+    if not floor or not speedups.is_sure(floor):
+        yield "the noise floor is not known"
+    elif speedups.half_width(floor) > _UNSURE_HALF_WIDTH:
+        yield f"the baseline seemed {speedups.bounds(floor)} times as fast as itself"
+
+
+def _vagueness(row: Row, summary: Summary) -> Iterator[str]:
+    """Say how little the rounds told."""
+    rivals = [other for other in summary.rows_at(row.setting) if not other.is_baseline]
+    if not all(other.is_timed for other in (rivals if row.is_baseline else [row])):
+        yield "too few rounds"
+    elif not row.is_baseline and speedups.half_width(row.raw["speedup"]) > _UNSURE_HALF_WIDTH:
+        yield "its interval is wide"
+
+
+def _floor_at(environment: dict[str, Any], setting: Setting) -> dict[str, Any] | None:
+    """Return the noise floor of a setting, or else the one that is quoted for all."""
+    for floor in environment.get("noise_floors") or []:
+        if (floor["device"], floor["batch"], floor["tokens"]) == setting:
+            return dict(floor)
+    return environment.get("noise_floor")
 
 
 def _doubt(row: Row, summary: Summary) -> str:
@@ -213,10 +286,7 @@ def _too_costly(summary: Summary, base: Row, quote: Quote) -> str:
         if best.known_drop is None
         else f"gives up {summary.words.distance(best.drop)}"
     )
-    return (
-        f" The fastest, {quote(best.name)}, is {best.raw['speedup']['value']:.2f} times as fast "
-        f"and {lost}."
-    )
+    return f" The fastest, {quote(best.name)}, is {_times(best)} as fast and {lost}."
 
 
 def _quality(row: Row, summary: Summary) -> str:

@@ -33,7 +33,7 @@ def test_text_always_fits_a_comment_and_says_where_it_was_cut(full: Document):
     full["notes"] = ["ä" * 500] * 300
     text = render_markdown(full)
     assert len(text.encode()) <= LONGEST_BYTES
-    assert text.startswith("**Ship")
+    assert text.startswith("**On cpu, batch 1, 128 tokens: Ship")
     assert "_Cut here: the rest is in report.html and report.json._" in text
     assert text.count("<details>") == text.count("</details>")
 
