@@ -10,9 +10,10 @@ MS = 1_000_000
 class Machine:
     """A clock, and engines whose calls take as long as they should, times a drift."""
 
-    def __init__(self, drift_per_s: float = 0.0) -> None:
+    def __init__(self, drift_per_s: float = 0.0, noise: float = 0.0) -> None:
         self.now_ns = 0.0
         self.drift_per_s = drift_per_s
+        self.noise, self.rng = noise, np.random.default_rng(0)
         self.order: list[str] = []
 
     def clock(self) -> float:
@@ -23,14 +24,19 @@ class Machine:
 
 
 class Engine:
-    def __init__(self, machine: Machine, name: str, call_ns: float) -> None:
-        self.machine, self.name, self.call_ns = machine, name, call_ns
+    """An engine; its first `cold` calls take 50 times as long."""
+
+    def __init__(self, machine: Machine, name: str, call_ns: float, cold: int = 0) -> None:
+        self.machine, self.name, self.call_ns, self.cold = machine, name, call_ns, cold
 
     def turn(self, calls: int, warmup: int) -> list[int]:
         self.machine.order.append(self.name)
         samples = []
         for _ in range(warmup + calls):
             taken = self.call_ns * (1 + self.machine.drift_per_s * self.machine.clock())
+            self.cold -= 1
+            taken *= 50 if self.cold >= 0 else 1
+            taken *= 1 + self.machine.noise * self.machine.rng.random()
             self.machine.now_ns += taken
             samples.append(round(taken))
         return samples[warmup:]
@@ -84,6 +90,62 @@ def test_budget_ends_the_race_and_the_confidence_says_how_little_is_known():
     assert result.speedups["other"].blocks == 1
     assert result.speedups["other"].interval.confidence == 0
     assert not result.settled
+
+
+@pytest.mark.parametrize("budget_s", [1, 2, 5, 20])
+def test_turns_are_shortened_until_six_rounds_fit_the_budget(budget_s: float):
+    machine = Machine(noise=0.2)
+    calls = {"base": 12.0, "slow": 8.0, "a": 2.0, "b": 1.0, "c": 0.5}
+    result = run(machine, calls, budget_s=budget_s)
+    assert {speedup.blocks >= 6 for speedup in result.speedups.values()} == {True}
+    assert machine.clock() <= 1.05 * budget_s
+
+
+def test_missing_rounds_are_made_up_to_the_overrun_and_not_where_they_would_not_do():
+    for call_ms, rounds, most_s in ((60.0, 6, 4.0), (1000.0, 1, 9.0)):
+        machine = Machine(noise=0.2)
+        result = run(machine, {"base": call_ms, "other": 50.0}, budget_s=2, overrun=2)
+        assert result.speedups["other"].blocks == rounds
+        assert machine.clock() <= most_s
+
+
+def test_engine_that_was_cold_at_first_gets_as_many_calls_as_another():
+    machine = Machine()
+    cold = Engine(machine, "base", 3.0 * MS, cold=3)
+    result = race(
+        {"base": cold, "warm": machine.engine("warm", 3.0)},
+        "base",
+        budget_s=10,
+        clock=machine.clock,
+    )
+    assert result.paces["base"] == result.paces["warm"]
+    assert result.paces["base"].calls > 20
+    assert result.speedups["warm"].interval.low == pytest.approx(1, abs=0.04)
+
+
+def test_round_of_an_engine_that_was_still_cold_does_not_count():
+    machine = Machine()
+    cold = Engine(machine, "base", 3.0 * MS, cold=4)
+    result = race(
+        {"base": cold, "warm": machine.engine("warm", 3.0)},
+        "base",
+        budget_s=10,
+        clock=machine.clock,
+    )
+    assert max(result.samples_ns["base"]) == 3 * MS
+    assert set(result.ratios["warm"][0]) == {1.0}
+
+
+def test_engine_that_becomes_slow_gets_shorter_turns_between_rounds():
+    machine = Machine(drift_per_s=3.0)
+    result = run(machine, {"base": 2.0, "other": 2.0}, budget_s=3)
+    assert result.speedups["other"].blocks >= 6
+    taken = [len(turn.samples_ns) for turn in result.turns["base"]]
+    assert taken[0] > min(taken) == result.paces["base"].calls
+    assert all(
+        len(first.samples_ns) == len(second.samples_ns)
+        for first, second in zip(result.turns["base"][::2], result.turns["base"][1::2], strict=True)
+    )
 
 
 def test_race_goes_on_until_95_percent_confidence_is_reached():
