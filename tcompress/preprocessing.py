@@ -1,8 +1,10 @@
 """From examples to model inputs: tokenization, truncation, dynamic padding."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,9 +12,11 @@ import numpy.typing as npt
 
 from .data import Examples
 from .encoded import ATTENTION_MASK, Array, Batch, Encoded, Unit, real_tokens
-from .errors import DataError, ModelError, RequestError
+from .errors import DataError, ModelError, RequestError, StorageError
 from .images import PatchPreprocessor
-from .intake import check_tokenizer
+from .intake import check_tokenizer, checked_file, is_there, read_json
+from .intake.configs import CONFIG_FILE
+from .intake.files import DESCRIPTION_BYTES
 from .tokenizing import (
     Tokenized,
     one_line_of,
@@ -48,7 +52,10 @@ TOKENIZER_FILES = (
     "merges.txt",
     "sentencepiece.bpe.model",
     "spiece.model",
+    "spm.model",
 )
+# What the configuration says about the tokenizer.
+_CONFIG_KEYS = ("model_type", "tokenizer_class", "transformers_version", "_name_or_path")
 
 
 class Preprocessor(Protocol):
@@ -382,8 +389,7 @@ def open_preprocessor(
         msg = f"{directory}: no tokenizer files in it (tokenizer.json, vocab.txt, ...)"
         raise ModelError(msg)
     kind = check_tokenizer(directory, TOKENIZER_FILES, vocab_size)
-    with one_line_of(f"{directory}: the tokenizer cannot be opened"):
-        tokenizer = _open_tokenizer(directory)
+    tokenizer = _open_checked(directory)
     _check_opened(directory, tokenizer, vocab_size, kind)
     limits = [tokenizer.model_max_length, max_positions or tokenizer.model_max_length]
     if spec_path.is_file():
@@ -421,15 +427,56 @@ def _check_opened(directory: Path, tokenizer: Any, vocab_size: int, kind: str | 
         raise ModelError(msg)
 
 
-def _open_tokenizer(directory: Path) -> Any:
+def _open_checked(directory: Path) -> Any:
+    """Open a tokenizer from a place with nothing in it but the files that were checked.
+
+    transformers opens whatever else it finds beside them, such as templates, and what they name.
+    """
+    try:
+        with TemporaryDirectory(prefix="tcompress-", ignore_cleanup_errors=True) as place:
+            _link_files(directory, Path(place))
+            with one_line_of(
+                f"{directory}: the tokenizer cannot be opened", {place: str(directory)}
+            ):
+                return _renamed(_open_tokenizer(place), place, str(directory))
+    except OSError as error:
+        msg = (
+            f"{directory}: no temporary directory for its tokenizer: {error.strerror or error}; "
+            "name another place in TMPDIR"
+        )
+        raise StorageError(msg) from error
+
+
+def _link_files(directory: Path, place: Path) -> None:
+    for name in TOKENIZER_FILES:
+        if is_there(directory / name):
+            (place / name).symlink_to((directory / name).resolve())
+    if is_there(directory / CONFIG_FILE):
+        path = checked_file(directory, CONFIG_FILE, limit_bytes=DESCRIPTION_BYTES)
+        document = read_json(path)
+        said = {key: document[key] for key in _CONFIG_KEYS if isinstance(document.get(key), str)}
+        (place / CONFIG_FILE).write_text(json.dumps(said))
+
+
+def _renamed(tokenizer: Any, place: str, name: str) -> Any:
+    """Let a tokenizer name the directory that it is of: the place where it was opened is gone."""
+    tokenizer.name_or_path = name
+    for fields in (tokenizer.init_kwargs, vars(tokenizer)):
+        for key, value in fields.items():
+            if isinstance(value, str) and value.startswith(place):
+                fields[key] = name + value.removeprefix(place)
+    return tokenizer
+
+
+def _open_tokenizer(place: str) -> Any:
     """Open a tokenizer, also one of a class that only another line of transformers knows."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     try:
         return AutoTokenizer.from_pretrained(
-            str(directory), local_files_only=True, trust_remote_code=False, use_fast=True
+            place, local_files_only=True, trust_remote_code=False, use_fast=True
         )
     except ValueError:
-        if not (directory / "tokenizer.json").is_file():
+        if not Path(place, "tokenizer.json").is_file():
             raise
-        return PreTrainedTokenizerFast.from_pretrained(str(directory), local_files_only=True)
+        return PreTrainedTokenizerFast.from_pretrained(place, local_files_only=True)

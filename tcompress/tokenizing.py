@@ -1,6 +1,6 @@
 """Texts, words and questions as token ids, with what each token stands for."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,11 +31,12 @@ class Tokenized:
 
 
 @contextmanager
-def one_line_of(what: str) -> Iterator[None]:
+def one_line_of(what: str, names: Mapping[str, str] | None = None) -> Iterator[None]:
     """Make a `ModelError` of whatever a tokenizer raises; a panic of its parsers is no Exception.
 
     Args:
         what: What could not be done, as the start of the message.
+        names: What the user calls the paths that the message may name.
 
     Yields:
         Nothing.
@@ -51,6 +52,8 @@ def one_line_of(what: str) -> Iterator[None]:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         reason = next(iter(str(error).splitlines()), type(error).__name__)
+        for path, name in (names or {}).items():
+            reason = reason.replace(path, name)
         msg = f"{what}: {reason}; take the model's tokenizer files from where it came"
         raise ModelError(msg) from error
 

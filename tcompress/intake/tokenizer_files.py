@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
+from .files import checked_file, is_there
 from .json_documents import read_json
 
 LIMIT_BYTES = 128 << 20
@@ -19,6 +20,7 @@ MAX_CHARSMAP_BYTES = 8 << 20
 _MODEL_FILE = "tokenizer.json"
 _CONFIG_FILE = "tokenizer_config.json"
 _CODE_KEYS = ("auto_map", "trust_remote_code")
+_VERSIONS_KEY = "fast_tokenizer_files"
 _PATH_KEYS = ("vocab_file", "merges_file", "tokenizer_file")
 _REMEDY = "take the model's tokenizer files from where it came"
 # An escape, a class of characters, the start of a group, its end, a repetition, an alternative.
@@ -41,9 +43,8 @@ def check_tokenizer(directory: Path, names: tuple[str, ...], rows: int) -> str |
         ModelError: If a file is too large, damaged or of harm, or belongs to another model.
     """
     for name in names:
-        path = directory / name
-        if path.is_symlink() or path.exists():
-            _check_file(path)
+        if is_there(directory / name):
+            checked_file(directory, name, limit_bytes=LIMIT_BYTES, remedy=_REMEDY)
     if (path := directory / _CONFIG_FILE).is_file():
         _check_config(path, read_json(path, remedy=_REMEDY))
     if (path := directory / _MODEL_FILE).is_file():
@@ -51,15 +52,6 @@ def check_tokenizer(directory: Path, names: tuple[str, ...], rows: int) -> str |
     if (path := directory / "vocab.txt").is_file():
         _check_lines(path)
     return None
-
-
-def _check_file(path: Path) -> None:
-    if not path.is_file():
-        msg = f"{path}: not a regular file; {_REMEDY}"
-        raise ModelError(msg)
-    if (size := path.stat().st_size) > LIMIT_BYTES:
-        msg = f"{path}: {size:,} bytes, tokenizer files have at most {LIMIT_BYTES:,}; {_REMEDY}"
-        raise ModelError(msg)
 
 
 def _check_config(path: Path, config: Mapping[str, Any]) -> None:
@@ -70,6 +62,9 @@ def _check_config(path: Path, config: Mapping[str, Any]) -> None:
                 "save the tokenizer as tokenizer.json and remove the key"
             )
             raise ModelError(msg)
+    if config.get(_VERSIONS_KEY):
+        msg = f"{path}: {_VERSIONS_KEY!r} names files in place of {_MODEL_FILE}; remove the key"
+        raise ModelError(msg)
     for key in _PATH_KEYS:  # often the path on its author's machine, which is not there
         if isinstance(named := config.get(key), str) and Path(named).exists():
             msg = f"{path}: {key!r} names {named!r}, which is not the model's; remove the key"

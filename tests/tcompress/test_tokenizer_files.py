@@ -1,7 +1,10 @@
 import base64
 import json
+import os
+import pickle
 import shutil
 import struct
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,9 +12,9 @@ from typing import Any
 import pytest
 
 from tcompress.data import Examples
-from tcompress.errors import ModelError
+from tcompress.errors import ModelError, StorageError
 from tcompress.intake.tokenizer_files import repeats_in_repeats
-from tcompress.preprocessing import open_preprocessor
+from tcompress.preprocessing import TextPreprocessor, open_preprocessor
 
 EXAMPLES = Examples("d.csv", ("0",), texts=("the film was good",))
 
@@ -107,6 +110,12 @@ def _replace(content: str) -> dict[str, Any]:
         ),
         pytest.param(
             "tokenizer_config.json",
+            lambda d: d.update(fast_tokenizer_files=["../tokenizer.4.0.0.json"]),
+            "'fast_tokenizer_files' names files in place of tokenizer.json; remove the key",
+            id="file of a version",
+        ),
+        pytest.param(
+            "tokenizer_config.json",
             lambda d: d.update(model_max_length=-5),
             "must be at least 1, got -5",
             id="negative length",
@@ -132,6 +141,36 @@ def test_harmful_tokenizer_is_one_line(
     with pytest.raises(ModelError, match=says) as caught:
         _read(directory)
     assert "\n" not in str(caught.value)
+
+
+def test_nothing_is_opened_beside_the_files_that_were_checked(directory: Path) -> None:
+    os.mkfifo(directory / "chat_template.jinja")  # whoever opens it waits
+    (directory / "additional_chat_templates").symlink_to("/etc")
+    _read(directory)
+
+
+def test_a_tokenizer_names_its_directory_and_can_be_sent_elsewhere(directory: Path) -> None:
+    opened = open_preprocessor(directory, max_positions=40, vocab_size=20, token_types=True)
+    assert isinstance(opened, TextPreprocessor)
+    assert opened.tokenizer.name_or_path == str(directory)
+    assert tempfile.gettempdir() not in repr(vars(opened.tokenizer)).replace(str(directory), "")
+    again = pickle.loads(pickle.dumps(opened.tokenizer))
+    assert again("the film").input_ids == opened.tokenizer("the film").input_ids
+
+
+def test_a_tokenizer_that_cannot_be_opened_is_named_as_the_user_does(directory: Path) -> None:
+    _edit(directory / "tokenizer.json", lambda d: d["model"].update(type="None"))
+    with pytest.raises(ModelError, match="the tokenizer cannot be opened") as caught:
+        _read(directory)
+    assert tempfile.gettempdir() not in str(caught.value).replace(str(directory), "")
+
+
+def test_without_a_temporary_directory_the_machine_is_to_blame(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(directory / "none"))
+    with pytest.raises(StorageError, match=r"no temporary directory .* name another .* TMPDIR"):
+        _read(directory)
 
 
 def test_what_a_tokenizer_raises_of_a_text_is_one_line(directory: Path) -> None:

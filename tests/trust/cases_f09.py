@@ -72,6 +72,34 @@ def _pipe(seeds: Seeds, directory: Path) -> Path:
     return target
 
 
+def _beside(name: str, make: Callable[[Path], object]) -> Callable[[Seeds, Path], Path]:
+    """Copy the model and put something beside its files that transformers would open."""
+
+    def build(seeds: Seeds, directory: Path) -> Path:
+        target = _copied(seeds, directory)
+        make(target / name)
+        return target
+
+    return build
+
+
+def _versioned(place: str) -> Callable[[Seeds, Path], Path]:
+    """Name another file in place of tokenizer.json, with a pattern that takes forever."""
+
+    def build(seeds: Seeds, directory: Path) -> Path:
+        target = _copied(seeds, directory)
+        other = Path(os.path.normpath(target / place))
+        document = json.loads((target / MODEL).read_text())
+        _splitting("(x+x+)+y")(document)
+        other.write_text(json.dumps(document))
+        named = {"fast_tokenizer_files": [place if place.startswith(".") else str(other)]}
+        config = json.loads((target / CONFIG).read_text()) | named
+        (target / CONFIG).write_text(json.dumps(config))
+        return target
+
+    return build
+
+
 def _normalizing(document: dict[str, Any]) -> Change:
     return lambda found: found.update(normalizer=document)
 
@@ -151,6 +179,22 @@ CASES = (
     _refused("code in the directory", _with_code, "auto_map"),
     _refused(
         "file elsewhere", _edited(CONFIG, lambda d: d.update(tokenizer_file="/etc/hosts")), "names"
+    ),
+    _refused("tokenizer of a version elsewhere", _versioned("../tokenizer.4.0.0.json"), "in place"),
+    _refused("tokenizer of a version", _versioned("tokenizer.4.0.0.json"), "in place"),
+    _harmless("template that is a pipe", _beside("chat_template.jinja", os.mkfifo)),
+    _harmless(
+        "template that leads out",
+        _beside("chat_template.jinja", lambda path: path.symlink_to("/etc/passwd")),
+    ),
+    _harmless(
+        "templates that lead out",
+        _beside("additional_chat_templates", lambda path: path.symlink_to("/etc")),
+    ),
+    _refused(
+        "vocabulary that leads out",
+        _beside("vocab.txt", lambda path: path.symlink_to("/etc/passwd")),
+        "leads out of its directory",
     ),
     _refused("many added tokens", _edited(MODEL, _many_added), "added_tokens"),
     _harmless("vocabulary with carriage returns", _lines_only(b"\r\n")),
