@@ -7,6 +7,7 @@ the process.
 """
 
 import os
+import re
 import select
 import shutil
 import signal
@@ -22,7 +23,8 @@ from typing import NoReturn
 GRACE_S = 1.0
 """How long the main thread may take to leave by itself."""
 _SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
-_SCRATCH_PREFIX = "tcompress-run-"
+# Whatever has a name of this form, and a free lock, is removed: nothing else may have one.
+_SCRATCH = re.compile(r"\.tcompress-[0-9a-f]{32}\.scratch")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _SHOW_CURSOR = "\x1b[?25h"  # a progress bar hides it
 _REMOVALS = 5  # a native call may still be writing into a directory
@@ -139,7 +141,9 @@ def _remove(path: Path) -> None:
 def _scratch_directory() -> Iterator[None]:
     """Let all temporary files lie in a directory that goes with the process."""
     with suppress(OSError):  # whoever needs a temporary file will say so
-        path = _locked_directory()
+        parent = Path(tempfile.gettempdir())
+        _remove_left(parent)
+        path = _locked_directory(parent)
         tempfile.tempdir = os.environ["TMPDIR"] = str(path)
         _temporary.add(path)
     try:
@@ -149,24 +153,44 @@ def _scratch_directory() -> Iterator[None]:
             _remove(path)
 
 
-def _locked_directory() -> Path:
-    """Make a directory that is locked while this process lives; remove those that no longer are."""
+def _locked_directory(parent: Path) -> Path:
+    """Make a directory that is locked while this process lives."""
+    while True:
+        path = parent / f".tcompress-{os.urandom(16).hex()}.scratch"
+        path.mkdir(mode=0o700)
+        if _locked(path, supported=False) is not None:  # open, and so locked, to the end
+            return path
+
+
+def _remove_left(parent: Path) -> None:
+    """Remove the directories that killed processes of this user left."""
+    for path in parent.iterdir():
+        if _SCRATCH.fullmatch(path.name) and (handle := _locked(path, supported=True)) is not None:
+            if os.fstat(handle).st_uid == os.geteuid():
+                shutil.rmtree(path, ignore_errors=True)
+            os.close(handle)
+
+
+def _locked(directory: Path, *, supported: bool) -> int | None:
+    """Return a handle that holds the lock; None where it is held, or where the directory is gone.
+
+    Between a directory's making and its locking another process may take it for one that was left.
+    Without `supported`, a file system that knows no locks has them all free.
+    """
     import fcntl
 
-    for left in Path(tempfile.gettempdir()).glob(f"{_SCRATCH_PREFIX}*"):
-        with suppress(OSError), _opened(left) as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left, ignore_errors=True)
-    path = Path(tempfile.mkdtemp(prefix=_SCRATCH_PREFIX))
-    handle = os.open(path, _DIRECTORY)  # open, and so locked, to the end
-    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return path
-
-
-@contextmanager
-def _opened(directory: Path) -> Iterator[int]:
-    handle = os.open(directory, _DIRECTORY)
     try:
-        yield handle
-    finally:
-        os.close(handle)
+        handle = os.open(directory, _DIRECTORY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if supported or isinstance(error, BlockingIOError):
+            os.close(handle)
+            return None
+    with suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(handle), directory.lstat()):
+            return handle
+    os.close(handle)
+    return None

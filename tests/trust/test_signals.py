@@ -1,5 +1,7 @@
 """SIGINT and SIGTERM: out in two seconds, the right exit code, and nothing left."""
 
+import fcntl
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +11,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+from tcompress import interruption
 
 from .processes import Zygote
 
@@ -102,3 +106,56 @@ def test_a_native_call_that_goes_on_for_a_minute_holds_nothing_up(
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
     assert not list(scratch.iterdir())
     assert not (tmp_path / "staging").exists()
+
+
+def test_what_a_killed_command_left_is_removed_by_the_next(
+    zygote: Zygote, text_workspace: Path, tmp_path: Path
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    env = {"TMPDIR": str(scratch)}
+    running = zygote.start(*STAGES["finetune"], "--workspace", text_workspace, env=env)
+    while not any(scratch.iterdir()) and not running.ends_within(0.01):
+        pass
+    (left,) = scratch.iterdir()
+    (left / "big").write_bytes(b"0" * 10_000)
+    running.kill()
+    assert running.wait().code == -signal.SIGKILL
+    assert (left / "big").exists()
+    assert zygote.run("--version", env=env).code == 0
+    assert not list(scratch.iterdir())
+
+
+def test_what_others_named_nearly_so_is_left_alone(zygote: Zygote, tmp_path: Path) -> None:
+    digits = "0123456789abcdef" * 2
+    names = {
+        *("tcompress-run-1", "tcompress-run-results", ".tcompress-run-1", ".tcompress-cache"),
+        *(f"tcompress-{digits}.scratch", f".tcompress-{digits}", f".tcompress-{digits}.tmp"),
+        *(f".tcompress-{digits[1:]}.scratch", f".tcompress-{digits}.scratch.old"),
+        f".tcompress-{digits[1:]}g.scratch",
+    }
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results").write_text("a week of work")
+    (tmp_path / f".tcompress-{digits}.scratch").symlink_to("tcompress-run-1")
+    assert zygote.run("--version", env={"TMPDIR": str(tmp_path)}).code == 0
+    assert {path.parent.name for path in tmp_path.glob("*/results")} >= names
+
+
+def test_a_directory_that_another_process_took_for_left_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[Path] = []
+
+    def flock(handle: int, operation: int, lock=fcntl.flock) -> None:
+        if not taken:
+            taken.extend(tmp_path.iterdir())
+            shutil.rmtree(taken[0])
+        lock(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    made = interruption._locked_directory(tmp_path)
+    assert list(tmp_path.iterdir()) == [made]
+    assert made not in taken
+    interruption._remove_left(tmp_path)
+    assert made.is_dir()
