@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from ..errors import RequestError
 from .examples import STRIDE
 
+_CUSTOMARY = ("id", "image", "tokens", "tags", "ner_tags", "question", "context", "answers")
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -48,3 +50,9 @@ class Columns:
         if self.stride < 0:
             msg = f"--stride must be at least 0, got {self.stride}"
             raise RequestError(msg)
+
+    @property
+    def readable(self) -> frozenset[str]:
+        """Names of all columns that may count; whatever else a table has is not read."""
+        named = (self.text, self.text_pair, self.label, self.group, self.image)
+        return frozenset(filter(None, (*named, *self.slices, *self.label_columns, *_CUSTOMARY)))

@@ -1,7 +1,7 @@
 """Files with a form of their own: CoNLL columns, and JSON documents such as SQuAD's."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,10 @@ from typing import Any
 import pandas as pd
 
 from ..errors import DataError
-from ..intake import parse_json
 from .columns import Columns
 from .examples import Examples
 from .streams import UNREADABLE, open_bytes, open_text
-from .tables import CHUNK_ROWS, frame_of
+from .tables import CHUNK_ROWS, frame_of, parse_values
 
 CONLL_SUFFIXES = (".conll", ".bio", ".txt")
 _DOCUMENT_START = "-DOCSTART-"
@@ -80,27 +79,28 @@ def _pair(path: Path, number: int, line: str) -> tuple[str, str] | None:
     return parts[0], parts[-1]
 
 
-def read_json(path: Path) -> pd.DataFrame:
+def read_json(path: Path, wanted: Collection[str]) -> Iterator[pd.DataFrame]:
     """Read a JSON document: a list of records, or questions in the form of SQuAD, v1.1 or v2.
 
     Args:
         path: The file.
+        wanted: Names of the columns that are kept.
+
+    Yields:
+        One frame.
 
     Raises:
         DataError: If it is of another form.
     """
     try:
         with open_bytes(path) as stream:
-            raw = stream.read()
-        document = parse_json(
-            raw, str(path), error=DataError, expected=object, remedy="correct the file"
-        )
+            document = parse_values(stream.read(), str(path), expected=object)
         records = _records(document)
-    except (*UNREADABLE, KeyError, TypeError, AttributeError) as error:
+    except (*UNREADABLE, TypeError, AttributeError) as error:
         reason = f"no {error} in it" if isinstance(error, KeyError) else str(error)
         msg = f"{path}: neither a list of records nor questions in SQuAD's form: {reason}"
         raise DataError(msg) from error
-    return frame_of(records)
+    yield frame_of(records, wanted)
 
 
 def _records(document: Any) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """Data sets by name, through the library `datasets`."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,12 @@ from ..hub import HUB_PREFIX
 from .tables import CHUNK_ROWS, frame_of
 
 
-def read_hub(name: str) -> Iterator[pd.DataFrame]:
+def read_hub(name: str, wanted: Collection[str]) -> Iterator[pd.DataFrame]:
     """Read a split of a data set from the Hugging Face hub, its cache, or a local folder.
 
     Args:
         name: `hf:NAME`, `hf:NAME/CONFIG`, each with `#SPLIT` where there are several.
+        wanted: Names of the columns that are kept.
 
     Yields:
         Frames of at most `CHUNK_ROWS` rows, class labels by name.
@@ -30,10 +31,12 @@ def read_hub(name: str) -> Iterator[pd.DataFrame]:
         raise MissingExtraError("datasets", f"reading {name}") from error
     place, _, split = name.removeprefix(HUB_PREFIX).partition("#")
     table = _split(name, _load(datasets, name, place), split)
+    names = table.column_names
+    table = table.select_columns([column for column in names if column in wanted])
     naming = _naming(datasets, table.features)
     for start in range(0, len(table), CHUNK_ROWS):
         rows = table.select(range(start, min(start + CHUNK_ROWS, len(table)))).to_list()
-        yield frame_of([naming(row) for row in rows], start)
+        yield frame_of([naming(row) for row in rows], wanted, start, names)
 
 
 def _load(datasets: Any, name: str, place: str) -> Any:

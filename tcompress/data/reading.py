@@ -12,10 +12,12 @@ from .documents import CONLL_SUFFIXES, read_conll, read_json
 from .examples import SMALL, Examples, join_examples, smallest
 from .hub import read_hub
 from .rows import examples_of
+from .streams import COMPRESSIONS, content_suffix
 from .tables import TABLE_SUFFIXES, read_frames
 from .tensors import TENSOR_SUFFIXES, read_tensors
 
 _SUFFIXES = (*TABLE_SUFFIXES, ".json", *CONLL_SUFFIXES, *TENSOR_SUFFIXES)
+_PACKED = (".csv", ".tsv", ".jsonl", ".json", *CONLL_SUFFIXES)
 
 
 def read_examples(
@@ -66,7 +68,8 @@ def read_digests(path: Path | str, columns: Columns) -> frozenset[str]:
 def _parts(path: Path | str, columns: Columns) -> Iterator[Examples]:
     """Yield the examples in chunks."""
     if is_hub_name(path):
-        yield from (examples_of(str(path), frame, columns) for frame in read_hub(str(path)))
+        frames = read_hub(str(path), columns.readable)
+        yield from (examples_of(str(path), frame, columns) for frame in frames)
         return
     path = Path(path)
     kind = _kind(path)
@@ -75,7 +78,8 @@ def _parts(path: Path | str, columns: Columns) -> Iterator[Examples]:
     elif kind in CONLL_SUFFIXES:
         yield from read_conll(path, columns)
     else:
-        frames = iter([read_json(path)]) if kind == ".json" else read_frames(path, kind)
+        read = read_json if kind == ".json" else read_frames
+        frames = read(path, columns.readable)
         yield from (examples_of(str(path), frame, columns) for frame in frames)
 
 
@@ -83,11 +87,13 @@ def _kind(path: Path) -> str:
     if not path.is_file():
         msg = f"{path}: no such data file"
         raise DataError(msg)
-    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
-    kind = next((suffix for suffix in suffixes if suffix in _SUFFIXES), None)
-    if kind is None:
-        known = ", ".join(_SUFFIXES)
-        msg = f"{path}: unknown data format; the name must end in one of {known}"
+    kind = content_suffix(path)
+    unpacked = path.suffix.lower() == kind
+    if kind not in _SUFFIXES or not (unpacked or kind in _PACKED):
+        msg = (
+            f"{path}: unknown data format; the name must end in one of {', '.join(_SUFFIXES)}; "
+            f"{', '.join(_PACKED)} also with {', '.join(COMPRESSIONS)} behind it"
+        )
         raise DataError(msg)
     return kind
 

@@ -185,7 +185,7 @@ def _check_columns(origin: str, frame: pd.DataFrame, columns: Columns) -> None:
     wanted = (columns.image or columns.text, columns.text_pair, columns.group)
     for name in (*wanted, *columns.label_columns, *columns.slices):
         if name is not None and name not in frame:
-            found = ", ".join(map(str, frame.columns))
+            found = ", ".join(frame.attrs["names"])
             msg = f"{origin}: no column {name!r}; it has: {found}"
             raise DataError(msg)
 

@@ -1,6 +1,7 @@
 """Streams of data files, also compressed ones, which may not grow without bound."""
 
 import bz2
+import csv
 import gzip
 import io
 import lzma
@@ -16,19 +17,22 @@ MAX_RATIO = 200
 """Text of many equal rows shrinks a hundredfold; what shrinks more is made to fill a disk."""
 ALWAYS_BYTES = 64 << 20
 """So much may come of any file."""
-UNREADABLE = (ValueError, OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
+UNREADABLE = (
+    *(ValueError, ArithmeticError, LookupError, NotImplementedError, OSError, EOFError),
+    *(csv.Error, zlib.error, lzma.LZMAError, zipfile.BadZipFile),
+)
 """What reading a damaged file raises."""
 
 
 class _Bounded(io.RawIOBase):
     """Passes a stream on, up to a number of bytes."""
 
-    def __init__(self, stream: IO[bytes], path: Path, limit_bytes: int) -> None:
+    def __init__(self, stream: IO[bytes], path: Path, limit: int) -> None:
         super().__init__()
         self._stream = stream
         self._path = path
-        self._limit_bytes = limit_bytes
-        self._left = limit_bytes
+        self._limit_bytes = limit
+        self._left = limit
 
     def readable(self) -> bool:
         return True
@@ -62,27 +66,37 @@ def open_bytes(path: Path) -> IO[bytes]:
     unpack = _UNPACKERS.get(path.suffix.lower())
     if unpack is None:
         return path.open("rb")
-    limit_bytes = max(ALWAYS_BYTES, MAX_RATIO * path.stat().st_size)
-    return io.BufferedReader(_Bounded(unpack(path), path, limit_bytes))
+    return io.BufferedReader(_Bounded(unpack(path), path, limit_bytes(path)))
 
 
-def is_bounded(path: Path, kind: str) -> bool:
-    """Tell whether `open_bytes` reads a file; pandas knows more kinds of compression.
+def limit_bytes(path: Path) -> int:
+    """Return how many bytes a packed file may become.
 
     Args:
         path: The file.
-        kind: Suffix of its content.
     """
-    return path.suffix.lower() in (kind, *_UNPACKERS)
+    return max(ALWAYS_BYTES, MAX_RATIO * path.stat().st_size)
 
 
-def open_text(path: Path) -> IO[str]:
+def open_text(path: Path, *, newline: str | None = None, encoding: str = "utf-8") -> IO[str]:
     """Open a UTF-8 file, compressed or not; see `open_bytes`.
 
     Args:
         path: The file.
+        newline: Which ends of lines are kept, as for `open`.
+        encoding: A kind of UTF-8.
     """
-    return io.TextIOWrapper(open_bytes(path), encoding="utf-8")
+    return io.TextIOWrapper(open_bytes(path), encoding=encoding, newline=newline)
+
+
+def content_suffix(path: Path) -> str:
+    """Return the suffix of a file's content, in small letters, without that of its compression.
+
+    Args:
+        path: The file.
+    """
+    packed = path.suffix.lower() in _UNPACKERS
+    return (Path(path.stem) if packed else path).suffix.lower()
 
 
 def _only_member(path: Path) -> IO[bytes]:
@@ -101,3 +115,4 @@ _UNPACKERS: dict[str, Callable[[Path], Any]] = {
     ".xz": lzma.open,
     ".zip": _only_member,
 }
+COMPRESSIONS = tuple(_UNPACKERS)
