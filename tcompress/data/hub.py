@@ -8,6 +8,7 @@ import pandas as pd
 
 from ..errors import DataError, MissingExtraError
 from ..hub import HUB_PREFIX
+from .folders import class_name, folder_splits, read_files
 from .tables import CHUNK_ROWS, frame_of
 
 
@@ -25,11 +26,16 @@ def read_hub(name: str, wanted: Collection[str]) -> Iterator[pd.DataFrame]:
         DataError: If there is no such data set, configuration or split.
         MissingExtraError: If `datasets` is not installed.
     """
+    place, _, split = name.removeprefix(HUB_PREFIX).partition("#")
+    if place and Path(place).is_dir():
+        # `datasets` would follow what its README.md names: other folders, other machines
+        splits = folder_splits(name, Path(place))
+        yield from read_files(_split(name, splits, split), wanted)
+        return
     try:
         import datasets
     except ImportError as error:
         raise MissingExtraError("datasets", f"reading {name}") from error
-    place, _, split = name.removeprefix(HUB_PREFIX).partition("#")
     table = _split(name, _load(datasets, name, place), split)
     names = table.column_names
     table = table.select_columns([column for column in names if column in wanted])
@@ -56,12 +62,10 @@ def _load(datasets: Any, name: str, place: str) -> Any:
 
 
 def _readings(place: str) -> list[tuple[str, str | None]]:
-    folder = Path(place)
-    if folder.is_dir():
-        return [(str(folder.resolve()), None)]
-    if folder.parent != Path() and folder.parent.is_dir():
-        return [(str(folder.parent.resolve()), folder.name)]
     parent, _, last = place.rpartition("/")
+    if parent and Path(parent).is_dir():
+        msg = f"no folder {place}, and {parent} is one; name a folder of data files"
+        raise FileNotFoundError(msg)
     if "/" in parent:
         return [(parent, last)]
     return [(place, None), (parent, last)] if parent else [(place, None)]
@@ -85,15 +89,9 @@ def _naming(datasets: Any, features: Any) -> Any:
     """Return a function that puts names in the place of a row's class numbers."""
     named = {column: kind for column, feature in features.items() if (kind := _classes(feature))}
 
-    def name_of(column: str, value: Any) -> Any:
-        if isinstance(value, list):
-            return [name_of(column, item) for item in value]
-        # hidden labels of test splits are -1
-        return None if value is None or value < 0 else named[column].names[value]
-
     def naming(row: dict[str, Any]) -> dict[str, Any]:
         return {
-            column: name_of(column, value) if column in named else value
+            column: class_name(value, named[column].names) if column in named else value
             for column, value in row.items()
         }
 

@@ -37,6 +37,24 @@ def read_parquet(path: Path, wanted: Collection[str], chunk_rows: int) -> Iterat
         raise ValueError(str(error)) from error
 
 
+def schema_note(path: Path, key: bytes) -> bytes | None:
+    """Return what a library wrote about the columns into a file's schema, or None.
+
+    Args:
+        path: The file.
+        key: Name of the note.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    try:
+        with path.open("rb") as stream:
+            notes: dict[bytes, bytes] = parquet.read_schema(stream).metadata or {}
+    except pa.ArrowException as error:
+        raise ValueError(str(error)) from error
+    return notes.get(key)
+
+
 def _frames(
     path: Path, stream: IO[bytes], wanted: Collection[str], chunk_rows: int
 ) -> Iterator[pd.DataFrame]:

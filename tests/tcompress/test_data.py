@@ -464,6 +464,44 @@ def test_data_sets_are_read_by_name_with_class_names(
         read_examples(f"{name}#dev", Columns())
 
 
+@pytest.mark.parametrize(
+    "place",
+    ["../outside.csv", "{root}/outside.csv", "hf://datasets/a/b/x.csv", "http://127.0.0.1:9/x.csv"],
+)
+def test_a_folder_is_read_without_what_its_page_names(tmp_path: Path, place: str) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "outside.csv").write_text("text\nsecret\n")
+    path = place.format(root=tmp_path)
+    page = f"---\nconfigs:\n- config_name: default\n  data_files:\n  - path: {path}\n---\n"
+    (tmp_path / "set" / "README.md").write_text(page)
+    name = f"hf:{tmp_path / 'set'}"
+    with pytest.raises(DataError, match="no data files in .*; name a folder of .csv"):
+        read_examples(name, Columns())
+    for i in range(2):
+        (tmp_path / "set" / f"part-{i}.csv").write_text(f"text\nfilm {i}\n")
+    assert read_examples(name, Columns()).texts == ("film 0", "film 1")
+    assert read_examples(f"{name}#train", Columns()).ids == ("0", "1")
+    (tmp_path / "set" / "link.csv").symlink_to(tmp_path / "outside.csv")
+    with pytest.raises(DataError, match="leads out of its directory"):
+        read_examples(name, Columns())
+    with pytest.raises(DataError, match="no folder .*, and .*set is one"):
+        read_examples(f"{name}/default", Columns())
+
+
+def test_the_splits_of_a_folder_are_told_by_its_names(tmp_path: Path) -> None:
+    names = ("data/train-00000-of-00002.jsonl", "data/train-00001-of-00002.jsonl")
+    for name in (*names, "data/dev_hard-00000-of-00001.jsonl", "val/b.jsonl", "my.test.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps({"text": name}) + "\n")
+    for split, texts in {
+        "train": names,
+        "dev_hard": ("data/dev_hard-00000-of-00001.jsonl",),
+        "validation": ("val/b.jsonl",),
+        "test": ("my.test.jsonl",),
+    }.items():
+        assert read_examples(f"hf:{tmp_path}#{split}", Columns()).texts == texts
+
+
 def test_without_the_extra_a_data_set_names_the_line_that_installs_it(
     tmp_path: Path, model_directories: Callable, tcompress: Callable, monkeypatch: Any
 ) -> None:
