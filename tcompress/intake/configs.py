@@ -45,7 +45,7 @@ class Sizes:
         layers: Encoder layers.
         width: Channels of the residual stream.
         neurons: FFN neurons per layer.
-        rows: Tokens, positions, types and labels, each of which is a row of `width`.
+        rows: Tokens, positions, types, labels and values of a patch, each a row of `width`.
     """
 
     layers: int
@@ -112,7 +112,7 @@ def sizes_of(path: Path, config: Any) -> Sizes:
         config: The configuration.
 
     Raises:
-        ModelError: If the heads do not divide the width.
+        ModelError: If the heads do not divide the width, or the sizes of images mean nothing.
     """
     width, heads = int(config.hidden_size), int(config.num_attention_heads)
     if width % heads:
@@ -120,7 +120,7 @@ def sizes_of(path: Path, config: Any) -> Sizes:
         raise ModelError(msg)
     rows = [_count(config, name) for name in ("vocab_size", "max_position_embeddings")]
     rows += [_count(config, name) for name in ("type_vocab_size", "num_labels")]
-    rows.append(_patches(config))
+    rows.append(_patches(path, config))
     neurons = _count(config, "intermediate_size") or _count(config, "hidden_dim")
     return Sizes(int(config.num_hidden_layers), width, neurons, sum(rows))
 
@@ -204,12 +204,30 @@ def _count(config: Any, name: str) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _patches(config: Any) -> int:
-    """Return at most how many patches a model of images or spectrograms is built for."""
-    if (size := getattr(config, "image_size", None)) is not None:
-        height, width = (size, size) if isinstance(size, int) else size
-        return (int(height) // int(config.patch_size)) * (int(width) // int(config.patch_size))
-    return _count(config, "max_length") * _count(config, "num_mel_bins")
+def _patches(path: Path, config: Any) -> int:
+    """Return at most how many patches and values of a patch a model is built for.
+
+    A model of texts is built for none, whatever its file says of images.
+    """
+    if getattr(type(config)(), "patch_size", None) is None:
+        return 0
+    rows, columns = _edges(path, "patch_size", config.patch_size)
+    values = max(1, _count(config, "num_channels")) * rows * columns
+    if (size := getattr(config, "image_size", None)) is None:
+        return values + _count(config, "max_length") * _count(config, "num_mel_bins")
+    height, width = _edges(path, "image_size", size)
+    return values + (height // rows) * (width // columns)
+
+
+def _edges(path: Path, key: str, value: Any) -> tuple[int, int]:
+    """Return height and width, of which a configuration gives both or one for both."""
+    found = tuple(value) if isinstance(value, list | tuple) else (value, value)
+    if len(found) != 2 or any(type(edge) is not int or edge < 1 for edge in found):
+        msg = (
+            f"{path}: {key!r} must be a whole number from 1 or two, got {_short(value)}; {_REMEDY}"
+        )
+        raise ModelError(msg)
+    return found[0], found[1]
 
 
 def _short(value: Any) -> str:

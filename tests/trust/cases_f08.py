@@ -84,6 +84,10 @@ def _device(model: Path) -> None:
     (model / CONFIG).symlink_to("/dev/zero")
 
 
+def _strange_images(size: Any) -> Build:
+    return with_config(image_size=size, patch_size=size)
+
+
 def _refused(name: str, build: Build, says: str) -> Case:
     return Case(name, "F8", Opens.MODEL, build, says=says)
 
@@ -105,6 +109,10 @@ CASES = (
         "modules of a quantization",
         with_config(quantization_config={"quant_method": "x", "modules": ["os.system"]}),
         "another library packed the weights",
+    ),
+    *(
+        _works(f"images of {size!r} in a model of texts", _strange_images(size))
+        for size in (5, [], [None], {}, "../..", 1e308)
     ),
     _works("keys of code that are empty", with_config(auto_map={}, trust_remote_code=False)),
     _works("tuples as outputs", with_config(return_dict=False, torchscript=True)),
