@@ -16,7 +16,7 @@ from tcompress.intake import read_json
 from tcompress.machine import describe_machine
 
 from .conditions import CpuClock, read_conditions
-from .measurement import CONFIDENCE, Measurement, Subject
+from .measurement import CONFIDENCE, Measurement, SpeedVerdict, Subject
 from .pareto import Point, pareto_front
 from .slices import slice_notes
 from .task_quality import is_labelled
@@ -144,6 +144,7 @@ def _point(measurement: Measurement, baseline: Subject) -> Point:
         latency_ms=measurement.latency.median_ms,
         quality=quality.metrics[quality.main],
         drop_upper=None if quality.drop_interval is None else quality.drop_interval.high,
+        is_faster=measurement.speedup.verdict is SpeedVerdict.FASTER,
         is_baseline=(subject.name, measurement.precision) == (baseline.name, baseline.precision),
         is_stale=subject.stale,
     )

@@ -4,6 +4,9 @@ What is compared shares a device, a batch and a length. A measurement counts onl
 prove that its drop is below the margin; the baseline always counts. Of those that count, the front
 holds each that no other one beats: one that is at least as fast and at least as good, and better in
 one of the two. Equal ones do not beat each other.
+
+Medians alone do not tell what is faster: what was not shown to be faster than the baseline beats
+neither the baseline nor what was, and the baseline does not beat that either.
 """
 
 from collections.abc import Sequence
@@ -19,6 +22,7 @@ class Point:
         quality: The task's metric; higher is better.
         drop_upper: One-sided 95 % upper bound of the drop below the baseline, a fraction; None
             where it is not known, as without labels.
+        is_faster: Whether it was shown to be faster than the baseline.
         is_baseline: Whether it is what the others are compared with.
         is_stale: Whether what it was made from has been replaced since; then it never counts.
     """
@@ -26,6 +30,7 @@ class Point:
     latency_ms: float
     quality: float
     drop_upper: float | None
+    is_faster: bool = False
     is_baseline: bool = False
     is_stale: bool = False
 
@@ -51,6 +56,8 @@ class Point:
         Args:
             other: Another point.
         """
+        if not self.is_faster and (other.is_faster or other.is_baseline):
+            return False
         mine, theirs = (self.latency_ms, -self.quality), (other.latency_ms, -other.quality)
         return mine != theirs and all(a <= b for a, b in zip(mine, theirs, strict=True))
 

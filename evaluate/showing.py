@@ -1,7 +1,7 @@
 """What `evaluate` shows on a terminal or in a log: tables of 80 columns, and a legend."""
 
-import math
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from textwrap import wrap
 from typing import Any
 
@@ -16,11 +16,13 @@ from .entry import (
     value_of,
     words_of,
 )
-from .measurement import CONFIDENCE
+from .reporting import speedups
 
 WIDTH = 80
 """Columns of a line that is read in a log."""
 _LONGEST_NAME = 18
+_SHORTEST_NAME = 8
+_BAR = "bar"
 _SCENARIOS = {"single_stream": "one by one", "offline": "in batches"}
 
 Setting = tuple[str, int, int]
@@ -45,8 +47,8 @@ def show_document(console: Console, document: dict[str, Any]) -> None:
         first = next(entries for setting, entries in settings.items() if setting[0] == device)
         console.show(f"{device}, {document['data']['examples']} examples")
         _show_quality(console, first, baseline, margin)
-    for line in _legend(document["measurements"][0], margin):
-        console.show(*wrap(line, WIDTH, subsequent_indent="  "))
+    for line in _legend(document["measurements"], margin):
+        _show_wrapped(console, line)
     show_mixes(console, document)
     show_notes(console, document)
 
@@ -63,7 +65,8 @@ def show_mixes(console: Console, document: dict[str, Any]) -> None:
         return
     longest, mean = mixes[0]["tokens_max"], mixes[0]["tokens_mean"]
     console.show(f"The data's own lengths: {mean:.0f} tokens on average, {longest} at most")
-    console.table(
+    _show_table(
+        console,
         ("artifact", "format", "calls", "ms", "per s", "speed-up", "verdict"),
         [
             (
@@ -71,15 +74,16 @@ def show_mixes(console: Console, document: dict[str, Any]) -> None:
                 mix["precision"],
                 _SCENARIOS.get(mix["scenario"], mix["scenario"]),
                 milliseconds(mix["latency_ms"]["median"]),
-                f"{mix['examples_per_s']:.4g}",
-                speedup_text(mix["speedup"]) if mix["speedup"].get("blocks", 1) else "1",
+                _rate(mix["examples_per_s"]),
+                speedup_text(mix["speedup"]),
                 mix["speedup"].get("verdict")
-                or ("" if mix["speedup"].get("blocks", 1) else "baseline"),
+                or ("baseline" if speedups.is_of_baseline(mix["speedup"]) else ""),
             )
             for mix in mixes
         ],
-        dense=True,
+        spare=("ms", "format"),
     )
+    _show_wrapped(console, "Per s: examples over a whole pass, slow calls included.")
 
 
 def show_notes(console: Console, document: dict[str, Any]) -> None:
@@ -89,11 +93,12 @@ def show_notes(console: Console, document: dict[str, Any]) -> None:
         console: Where to show it.
         document: The document of `evaluate`.
     """
-    console.show(_noise_text(document["environment"]["noise_floor"]))
+    _show_wrapped(console, _noise_text(document["environment"]["noise_floor"]))
     if earlier := document.get("earlier"):
-        console.show(f"Former runs: the report greys {len(earlier)} points of artifacts now gone.")
+        told = f"Former runs: the report greys {len(earlier)} points of artifacts now gone."
+        _show_wrapped(console, told)
     for note in document["notes"]:
-        console.show(f"Note: {note}.")
+        _show_wrapped(console, f"Note: {note}.")
 
 
 def milliseconds(value: float) -> str:
@@ -106,16 +111,24 @@ def milliseconds(value: float) -> str:
 
 
 def speedup_text(speedup: dict[str, Any]) -> str:
-    """Return a speed-up and half of its interval, in three digits; `?` for no 95 % interval.
+    """Return a speed-up and half of its interval, in three digits.
 
     Args:
         speedup: The entry's `speedup`.
+
+    Returns:
+        `1` for the baseline, `?` behind the value for no 95 % interval, and the ends of one that
+        is so wide or skewed that half of it would say nothing.
     """
+    if speedups.is_of_baseline(speedup):
+        return "1"
     value = speedup["value"]
-    places = max(0, 2 - math.floor(math.log10(max(value, 1.0))))
     if not is_known(speedup):
-        return f"{value:.{places}f} ?"
-    return f"{value:.{places}f} ±{(speedup['high'] - speedup['low']) / 2:.{places}f}"
+        return f"{speedups.estimate(value)} ?"
+    if speedups.is_wide(speedup):
+        return speedups.bounds(speedup, "-")
+    half = (speedup["high"] - speedup["low"]) / 2
+    return f"{speedups.estimate(value)} ±{half:.{speedups.places(value)}f}"
 
 
 def is_known(speedup: dict[str, Any]) -> bool:
@@ -124,7 +137,7 @@ def is_known(speedup: dict[str, Any]) -> bool:
     Args:
         speedup: The entry's `speedup`.
     """
-    return bool(speedup["confidence"] >= CONFIDENCE)
+    return speedups.is_sure(speedup)
 
 
 def quality_word(entry: Entry, margin: float) -> str:
@@ -159,8 +172,9 @@ def _heading(setting: Setting, entries: list[Entry]) -> str:
 def _show_times(console: Console, entries: list[Entry], baseline: str) -> None:
     """Show how fast each artifact is; a bar is as long as its part of the largest speed-up."""
     most = max(entry["speedup"]["value"] for entry in entries)
-    console.table(
-        ("artifact", "", "format", "ms", "", "speed-up", "verdict"),
+    _show_table(
+        console,
+        ("artifact", "", "format", "ms", _BAR, "speed-up", "verdict"),
         [
             (
                 _name(entry),
@@ -173,13 +187,14 @@ def _show_times(console: Console, entries: list[Entry], baseline: str) -> None:
             )
             for entry, is_base in _marked(entries, baseline)
         ],
-        dense=True,
+        spare=(_BAR, "format" if entries[0]["device"] == "cpu" else "ms"),
     )
 
 
 def _show_quality(console: Console, entries: list[Entry], baseline: str, margin: float) -> None:
     metric = words_of(metric_of(entries[0])).short
-    console.table(
+    _show_table(
+        console,
         ("artifact", metric, "drop", "at most", "lost", "gained", "MB", "quality"),
         [
             (
@@ -191,8 +206,59 @@ def _show_quality(console: Console, entries: list[Entry], baseline: str, margin:
             )
             for entry, is_base in _marked(entries, baseline)
         ],
+        spare=("MB", "gained", "lost", "at most"),
+    )
+
+
+def _show_table(
+    console: Console,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    spare: Sequence[str],
+) -> None:
+    """Show a table; where it is too wide, what can be spared goes, for no number is cut.
+
+    First the spare columns, in their order, then the front of long names.
+    """
+    kept, left = list(range(len(columns))), list(spare)
+    while left and _width_of(columns, rows, kept) > _terminal_width():
+        kept = [place for place in kept if columns[place] != left[0]]
+        left = left[1:]
+    over = max(0, _width_of(columns, rows, kept) - _terminal_width())
+    room = max(_SHORTEST_NAME, max(len(row[0]) for row in rows) - over)
+    console.table(
+        ["" if columns[place] == _BAR else columns[place] for place in kept],
+        [[_end(row[0], room), *(row[place] for place in kept[1:])] for row in rows],
         dense=True,
     )
+
+
+def _width_of(columns: Sequence[str], rows: Sequence[Sequence[str]], kept: Sequence[int]) -> int:
+    """Return the columns of a terminal that `Console.table` takes for a dense table."""
+    from rich.cells import cell_len
+
+    cells = [columns, *rows]
+    return sum(2 + max(cell_len(row[place]) for row in cells) for place in kept)
+
+
+def _terminal_width() -> int:
+    from rich.console import Console as RichConsole
+
+    return RichConsole(file=sys.stdout).width
+
+
+def _show_wrapped(console: Console, line: str) -> None:
+    """Show a line in as many as it takes; names and paths in it stay whole."""
+    width = min(WIDTH, _terminal_width())
+    lines = wrap(
+        line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+    console.show(*lines)
+
+
+def _rate(per_s: float) -> str:
+    return f"{per_s:.4g}" if per_s < 1000 else f"{per_s:,.0f}"
 
 
 def _drop_cells(entry: Entry) -> tuple[str, str, str, str]:
@@ -204,8 +270,9 @@ def _drop_cells(entry: Entry) -> tuple[str, str, str, str]:
     return f"{drop:+.4f}", f"{interval['high']:+.4f}", lost, gained
 
 
-def _legend(entry: Entry, margin: float) -> Iterator[str]:
+def _legend(entries: list[Entry], margin: float) -> Iterator[str]:
     """Explain the words of the tables."""
+    entry = entries[0]
     words = words_of(metric_of(entry))
     if not is_proved_by_examples(entry):
         yield f"Quality: nothing is proved without labels; {words.short} is with the baseline."
@@ -221,6 +288,8 @@ def _legend(entry: Entry, margin: float) -> Iterator[str]:
         "* is on the front: of the baseline and all that holds, nothing else beats it in time or "
         f"{words.name} without losing in the other. ~ is stale, made from what was replaced since."
     )
+    if any(_sign(each) == "*?" for each in entries):
+        yield "*? seems to be: the rounds do not tell how fast it is."
 
 
 def _marked(entries: list[Entry], baseline: str) -> list[tuple[Entry, bool]]:
@@ -232,17 +301,23 @@ def _marked(entries: list[Entry], baseline: str) -> list[tuple[Entry, bool]]:
 def _sign(entry: Entry) -> str:
     if entry["stale"]:
         return "~"
-    return "*" if entry["pareto"] else ""
+    return ("*" if speedups.is_decided(entry["speedup"]) else "*?") if entry["pareto"] else ""
 
 
 def _name(entry: Entry, more: str = "") -> str:
     """Return the end of a long name, and behind it what tells two of that name apart."""
-    name, room = str(entry["artifact"]), _LONGEST_NAME - len(more)
-    return (name if len(name) <= room else f"..{name[2 - room :]}") + more
+    return _end(str(entry["artifact"]), _LONGEST_NAME - len(more)) + more
+
+
+def _end(name: str, room: int) -> str:
+    return name if len(name) <= room else f"..{name[2 - room :]}"
 
 
 def _noise_text(noise: dict[str, Any]) -> str:
     if not is_known(noise):
         return "Noise: not known; there were too few rounds."
+    if speedups.is_wide(noise):
+        told = speedups.bounds(noise)
+        return f"Noise: the baseline, measured against itself, seems {told} times as fast."
     low, high = noise["low"] - 1, noise["high"] - 1
     return f"Noise: the baseline, measured against itself, seems {low:+.1%} to {high:+.1%} faster."

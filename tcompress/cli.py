@@ -3,6 +3,7 @@
 import os
 import sys
 import traceback
+from functools import partial
 from typing import Any, NoReturn
 
 import click
@@ -10,7 +11,7 @@ import click
 from . import __version__
 from .console import colored, one_line, tame_libraries
 from .errors import InputError, MachineError, RequestError, TcompressError
-from .interruption import Interruption, leaving_nothing
+from .interruption import Interruption, asked_to_end, leaving_nothing
 from .lazy_group import LazyGroup
 
 EXIT_UNEXPECTED = 1
@@ -53,8 +54,9 @@ class Failure(click.ClickException):
         Args:
             file: Where to print instead.
         """
-        line = one_line(" ".join(self.message.split()))
-        click.echo(f"{colored('error:', 'red')} {line}", file=file, err=True)
+        if not asked_to_end():  # that is said elsewhere, and the cause of this
+            line = one_line(" ".join(self.message.split()))
+            click.echo(f"{colored('error:', 'red')} {line}", file=file, err=True)
 
 
 class CommandLine(LazyGroup):
@@ -77,8 +79,9 @@ class CommandLine(LazyGroup):
             raise
         except BrokenPipeError:
             raise  # click ends quietly when the reader of stdout is gone
-        except Interruption as asked:
-            _fail(str(asked), asked.exit_code)
+        except Interruption:
+            _show_trace()
+            raise
         except KeyboardInterrupt:
             _fail("interrupted", EXIT_INTERRUPTED)
         except TcompressError as error:
@@ -102,9 +105,13 @@ def _exit_code(error: TcompressError) -> int:
 
 
 def _fail(message: str, code: int) -> NoReturn:
+    _show_trace()
+    raise Failure(message, code)
+
+
+def _show_trace() -> None:
     if os.environ.get(_DEBUG_VARIABLE):
         traceback.print_exc(file=sys.stderr)
-    raise Failure(message, code)
 
 
 _EPILOG = """\b
@@ -173,5 +180,4 @@ def main() -> None:
         # A log that knows ASCII only must not end a run that took an hour.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     tame_libraries()
-    with leaving_nothing():
-        cli(prog_name="tcompress")
+    leaving_nothing(partial(cli, prog_name="tcompress"))

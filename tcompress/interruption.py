@@ -1,9 +1,11 @@
-"""Leaving on SIGINT and SIGTERM: within two seconds, and with nothing left behind.
+"""Leaving on SIGINT, SIGTERM and SIGHUP: in two seconds, with one line, and with nothing left.
 
 Python runs its handlers between two instructions of the main thread, and that may stand inside a
 native call for minutes. So a thread listens, too: where the main thread has not left by itself
 after a second, or at a second signal, it ends the children, removes what is temporary, and ends
 the process.
+
+A handler raises only where the exception is caught. Before, signals are held back.
 """
 
 import os
@@ -14,7 +16,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -22,25 +24,36 @@ from typing import NoReturn
 
 GRACE_S = 1.0
 """How long the main thread may take to leave by itself."""
-_SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+SIGNALS = {
+    signal.SIGINT: "interrupted",
+    signal.SIGTERM: "terminated",
+    signal.SIGHUP: "the terminal is gone",
+}
+"""What ends a command, and how that is called."""
 # Whatever has a name of this form, and a free lock, is removed: nothing else may have one.
 _SCRATCH = re.compile(r"\.tcompress-[0-9a-f]{32}\.scratch")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _SHOW_CURSOR = "\x1b[?25h"  # a progress bar hides it
 _REMOVALS = 5  # a native call may still be writing into a directory
 _temporary: set[Path] = set()
+_asked: list[int] = []  # numbers of signals
+_ending = threading.Lock()
 
 
-class Interruption(KeyboardInterrupt):
-    """The process was asked to end.
+class Interruption(BaseException):
+    """The process was asked to end; click and other libraries would answer a `KeyboardInterrupt`.
 
     Args:
         number: Number of the signal.
     """
 
     def __init__(self, number: int) -> None:
-        super().__init__(_SIGNALS[signal.Signals(number)])
-        self.exit_code = 128 + number
+        super().__init__(SIGNALS[signal.Signals(number)])
+
+
+def asked_to_end() -> bool:
+    """Return whether a signal has come: whatever is raised then follows from that."""
+    return bool(_asked)
 
 
 @contextmanager
@@ -60,41 +73,67 @@ def temporary(path: Path) -> Iterator[Path]:
         _temporary.discard(path)
 
 
-@contextmanager
-def leaving_nothing() -> Iterator[None]:
-    """Take over both signals, and all temporary files of this process and its children.
+def leaving_nothing(command: Callable[[], object]) -> None:
+    """Run a command; a signal ends it, its children and all temporary files, and the process.
 
-    Yields:
-        Nothing.
+    Args:
+        command: What to run; afterwards the interpreter is to end.
     """
-    with _scratch_directory():
-        asked = _listen()
+    _hold_back()
+    _listen()
+    try:
         try:
-            yield
+            _let_through()
+            with suppress(OSError):  # whoever needs a temporary file will say so
+                _use_scratch_directory()
+            command()
         finally:
-            if asked:  # not by way of the interpreter's end: native threads may hold that up
-                with suppress(OSError, ValueError):
-                    sys.stdout.flush()
-                    sys.stderr.flush()
-                _leave(asked[0])
+            _hold_back()
+    except Interruption:
+        assert _asked
+    finally:
+        if _asked:  # not by way of the interpreter's end: native threads may hold that up
+            _end(_asked[0])
+        for path in tuple(_temporary):
+            _remove(path)
+        _handle(lambda number, _: _end(number))
+        _let_through()
 
 
-def _listen() -> list[int]:
-    """Start to listen; returns the list that the numbers of signals are put into."""
-    asked: list[int] = []
+def _hold_back() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
-    def answer(number: int, frame: FrameType | None) -> NoReturn:
-        asked.append(number)
-        raise Interruption(number)
 
+def _let_through() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def _handle(handler: Callable[[int, FrameType | None], object]) -> None:
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and `&` have it
+            signal.signal(number, handler)
+
+
+def _listen() -> None:
+    """Let the first signal raise, and a thread hear all."""
     listening, telling = os.pipe()
     os.set_blocking(telling, False)
     signal.set_wakeup_fd(telling, warn_on_full_buffer=False)
-    for number in _SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and `&` have it
-            signal.signal(number, answer)
+    sys.unraisablehook = _show_unraisable
     threading.Thread(target=_watch, args=(listening,), daemon=True).start()
-    return asked
+    _handle(_answer)
+
+
+def _answer(number: int, _: FrameType | None) -> None:
+    _asked.append(number)
+    if len(_asked) == 1:  # another would break into what the first lets go of
+        raise Interruption(number)
+
+
+def _show_unraisable(found: "sys.UnraisableHookArgs") -> None:
+    """Where the handler raised inside a destructor, the thread that listens ends the process."""
+    if not isinstance(found.exc_value, Interruption):
+        sys.__unraisablehook__(found)
 
 
 def _watch(listening: int) -> NoReturn:
@@ -102,24 +141,25 @@ def _watch(listening: int) -> NoReturn:
     number = _heard(listening)
     if select.select([listening], [], [], GRACE_S)[0]:
         number = _heard(listening)
-    words = _SIGNALS[signal.Signals(number)]
-    cursor = _SHOW_CURSOR if os.isatty(2) else ""
-    with suppress(OSError):
-        os.write(2, f"{cursor}error: {words}\n".encode())
-    _leave(number)
+    _end(number)
 
 
 def _heard(listening: int) -> int:
     """Return the next of our signals; libraries may handle others."""
-    while (number := os.read(listening, 1)[0]) not in _SIGNALS:
+    while (number := os.read(listening, 1)[0]) not in SIGNALS:
         pass
     return number
 
 
-def _leave(number: int) -> NoReturn:
-    """End the children, remove what is temporary, and end the process."""
+def _end(number: int) -> NoReturn:
+    """Say why, end the children, remove what is temporary, and end the process."""
     import psutil
 
+    _hold_back()
+    _ending.acquire()  # the other thread, if it comes here, waits for the end
+    cursor = _SHOW_CURSOR if os.isatty(2) else ""
+    with suppress(OSError):
+        os.write(2, f"{cursor}error: {SIGNALS[signal.Signals(number)]}\n".encode())
     with suppress(psutil.Error):
         for child in psutil.Process().children(recursive=True):
             with suppress(psutil.Error):
@@ -137,26 +177,19 @@ def _remove(path: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-@contextmanager
-def _scratch_directory() -> Iterator[None]:
+def _use_scratch_directory() -> None:
     """Let all temporary files lie in a directory that goes with the process."""
-    with suppress(OSError):  # whoever needs a temporary file will say so
-        parent = Path(tempfile.gettempdir())
-        _remove_left(parent)
-        path = _locked_directory(parent)
-        tempfile.tempdir = os.environ["TMPDIR"] = str(path)
-        _temporary.add(path)
-    try:
-        yield
-    finally:
-        for path in tuple(_temporary):
-            _remove(path)
+    parent = Path(tempfile.gettempdir())
+    path = _locked_directory(parent)
+    tempfile.tempdir = os.environ["TMPDIR"] = str(path)
+    _remove_left(parent)
 
 
 def _locked_directory(parent: Path) -> Path:
     """Make a directory that is locked while this process lives."""
     while True:
         path = parent / f".tcompress-{os.urandom(16).hex()}.scratch"
+        _temporary.add(path)
         path.mkdir(mode=0o700)
         if _locked(path, supported=False) is not None:  # open, and so locked, to the end
             return path

@@ -31,6 +31,20 @@ def is_of_baseline(speedup: Speedup) -> bool:
     return not speedup.get("blocks", 1)
 
 
+def is_decided(speedup: Speedup) -> bool:
+    """Tell whether it was found out which of the two is faster, or that neither is.
+
+    Args:
+        speedup: The speed-up.
+    """
+    if is_of_baseline(speedup):
+        return True
+    verdict = speedup.get("verdict")
+    if verdict is None:
+        return is_sure(speedup) and not speedup["low"] <= 1 <= speedup["high"]
+    return is_sure(speedup) and verdict != "inconclusive"
+
+
 def is_wide(speedup: Speedup) -> bool:
     """Tell whether a bound is so far off that the estimate alone would mislead.
 

@@ -21,7 +21,7 @@ from ..entry import (
     value_of,
     words_of,
 )
-from .speedups import is_sure
+from .speedups import is_decided, is_sure
 
 DEFAULT_MARGIN = 0.01
 """Drop that may be shipped where the document names no margin."""
@@ -174,6 +174,11 @@ class Row:
     def is_timed(self) -> bool:
         """Whether there were enough rounds for its speed-up to have an interval."""
         return is_sure(self.raw["speedup"])
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether it is known if it is faster than the baseline; else its place is a guess."""
+        return self.is_baseline or is_decided(self.raw["speedup"])
 
     @property
     def shape(self) -> tuple[list[int], list[int]]:
@@ -339,6 +344,8 @@ def _filled(entry: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
 
 
 def _beats(one: Row, other: Row) -> bool:
+    if not one.is_faster and (other.is_faster or other.is_baseline):
+        return False
     pairs = ((-one.latency_ms, -other.latency_ms), (one.quality, other.quality))
     return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
 

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from tcompress.console import Console
-from tcompress.evaluate.showing import show_document
+from tcompress.evaluate.showing import show_document, speedup_text
 
 Document = dict[str, Any]
 
@@ -34,7 +34,9 @@ def document() -> Document:
     return {
         "baseline": "source",
         "margin": 0.01,
-        "environment": {"noise_floor": {"low": 0.98, "high": 1.01, "confidence": 0.95}},
+        "environment": {
+            "noise_floor": {"value": 1.0, "low": 0.98, "high": 1.01, "confidence": 0.95}
+        },
         "data": {"examples": 1000, "labelled": True},
         "measurements": [
             entry("source", pareto=True, not_inferior=True),
@@ -111,3 +113,47 @@ def test_without_labels_no_quality_is_claimed(document, capsys):
     out = capsys.readouterr().out
     assert "nothing is proved without labels" in out
     assert "holds" not in out
+
+
+@pytest.mark.parametrize(
+    ("low", "value", "high", "told"),
+    [
+        pytest.param(6.51, 6.99, 7.47, "6.99 ±0.48", id="narrow"),
+        pytest.param(8.18, 24.05, 137.46, "8.2-137", id="skewed"),
+        pytest.param(0.26, 0.53, 2.48, "0.26-2.48", id="wide-and-slower"),
+    ],
+)
+def test_half_an_interval_is_told_only_where_it_means_something(low, value, high, told):
+    assert speedup_text({"low": low, "value": value, "high": high, "confidence": 0.95}) == told
+
+
+def test_noise_that_is_no_small_difference_is_told_as_a_factor(document, capsys):
+    document["environment"]["noise_floor"] |= {"low": 0.192, "high": 2.463}
+    show_document(Console(), document)
+    assert "itself, seems 0.19 to 2.46 times as fast.\n" in capsys.readouterr().out
+
+
+def test_what_the_rounds_do_not_tell_seems_only_to_be_on_the_front(document, capsys):
+    show_document(Console(), document)
+    assert "*?" not in capsys.readouterr().out
+    document["measurements"][1]["speedup"] |= {"verdict": "inconclusive", "confidence": 0.0}
+    show_document(Console(), document)
+    out = capsys.readouterr().out
+    assert "..y-long-name-int8  *?" in out
+    assert "\n*? seems to be: the rounds do not tell how fast it is.\n" in out
+
+
+@pytest.mark.parametrize("columns", ["80", "60"])
+def test_no_number_is_cut_on_a_narrow_terminal(document, columns, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
+    document["mixes"][0] |= {"examples_per_s": 17550.4}
+    document["mixes"][0]["speedup"] |= {"verdict": "inconclusive", "low": 1.1, "high": 12.3}
+    document["notes"] = ["a note of many words " * 6 + "/a/path/" + "that-is-long/" * 8]
+    show_document(Console(), document)
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert max(len(line) for line in lines if "/a/path" not in line) <= int(columns)
+    text = "\n".join(lines)
+    assert "…" not in text
+    for number in ("+0.0123", "+0.0234", "0.8876", "17,550", "1.10-12.3", "12.3 ±1.2"):
+        assert number in text
+    assert "/a/path/" + "that-is-long/" * 8 in text

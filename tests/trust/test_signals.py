@@ -1,12 +1,14 @@
-"""SIGINT and SIGTERM: out in two seconds, the right exit code, and nothing left."""
+"""SIGINT, SIGTERM and SIGHUP: out in two seconds, one line, the exit code, and nothing left."""
 
 import fcntl
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -17,7 +19,11 @@ from tcompress import interruption
 from .processes import Zygote
 
 MOST_S = 2.0
-WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+WORDS = {
+    signal.SIGINT: "interrupted",
+    signal.SIGTERM: "terminated",
+    signal.SIGHUP: "the terminal is gone",
+}
 STAGES = {
     "prune": ("prune", "--heads", "0.3"),
     "finetune": ("finetune", "--epochs", "1000"),
@@ -29,13 +35,74 @@ STUCK = """
 import subprocess, sys, tempfile, torch
 from tcompress.interruption import leaving_nothing, temporary
 from pathlib import Path
-with leaving_nothing(), tempfile.TemporaryDirectory() as folder, temporary(Path("staging")) as mine:
-    mine.mkdir()
-    Path(folder, "big").write_bytes(b"0" * 10_000)
-    matrix = torch.rand(4000, 4000, dtype=torch.float64)
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    print(child.pid, flush=True)
-    torch.linalg.eigvals(matrix)
+def command():
+    with tempfile.TemporaryDirectory() as folder, temporary(Path("staging")) as mine:
+        mine.mkdir()
+        Path(folder, "big").write_bytes(b"0" * 10_000)
+        matrix = torch.rand(4000, 4000, dtype=torch.float64)
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        print(child.pid, flush=True)
+        torch.linalg.eigvals(matrix)
+leaving_nothing(command)
+"""
+# Sends itself a signal when a module is about to be imported.
+AT_AN_IMPORT = """
+import os, sys
+module, number = sys.argv.pop(1), int(sys.argv.pop(1))
+class Sender:
+    def find_spec(self, name, *_):
+        if name == module:
+            os.kill(os.getpid(), number)
+sys.meta_path.insert(0, Sender())
+from tcompress.__main__ import main
+main()
+"""
+# Forks once for every line of the module that sees to signals, sends one there, and tells of those
+# that ended in another way than they should.
+AT_EVERY_LINE = """
+import os, signal, sys
+from tcompress import cli, interruption
+import psutil
+sys.argv = ["tcompress", "--version"]
+number = signal.Signals(int(os.environ["NUMBER"]))
+expected = 128 + number, f"error: {interruption.SIGNALS[number]}\\n"
+
+def ended(at):
+    hearing, saying = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.dup2(saying, 2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        seen = 0
+        def trace(frame, event, _):
+            nonlocal seen
+            if frame.f_code.co_filename != interruption.__file__:
+                return None
+            if event == "line":
+                seen += 1
+                if seen in at:
+                    os.kill(os.getpid(), number)
+            return trace
+        sys.settrace(trace)
+        cli.main()
+    os.close(saying)
+    said = os.fdopen(hearing).read()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said
+
+line = 0
+cli.leaving_nothing = lambda command, run=interruption.leaving_nothing: end(lambda: run(command))
+def end(run):
+    signal.pthread_sigmask(signal.SIG_BLOCK, interruption.SIGNALS)  # as the way in does
+    code = 0
+    try:
+        run()
+    except SystemExit as error:
+        code = error.code
+    os._exit(code)
+while (found := ended({line := line + 1, line + 2}))[0] != 0:
+    if found != expected:
+        print(line, *found)
+assert line > 30, line
 """
 
 
@@ -51,8 +118,8 @@ def _temporary(root: Path) -> list[Path]:
 
 @pytest.mark.parametrize(
     ("number", "delay_s"),
-    [(signal.SIGINT, 0.05), (signal.SIGTERM, 0.2), (signal.SIGINT, 0.3)],
-    ids=["SIGINT at once", "SIGTERM", "SIGINT"],
+    [(signal.SIGINT, 0.05), (signal.SIGTERM, 0.2), (signal.SIGINT, 0.3), (signal.SIGHUP, 0.1)],
+    ids=["SIGINT at once", "SIGTERM", "SIGINT", "SIGHUP"],
 )
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_that_is_told_to_end_is_gone_in_two_seconds(
@@ -106,6 +173,61 @@ def test_a_native_call_that_goes_on_for_a_minute_holds_nothing_up(
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
     assert not list(scratch.iterdir())
     assert not (tmp_path / "staging").exists()
+
+
+@pytest.mark.parametrize("gap_s", [0.0, 0.005, 0.05])
+def test_a_second_signal_adds_nothing_to_the_line(
+    zygote: Zygote, text_workspace: Path, tmp_path: Path, gap_s: float
+) -> None:
+    words = (*STAGES["finetune"], "--workspace", text_workspace)
+    running = zygote.start(*words, env={"TMPDIR": str(tmp_path)})
+    while not list(tmp_path.glob("*.scratch")) and not running.ends_within(0.01):
+        pass
+    time.sleep(0.2)
+    running.send(signal.SIGINT)
+    time.sleep(gap_s)
+    with suppress(ProcessLookupError):
+        running.send(signal.SIGINT)
+    ended = running.wait()
+    assert ended.code == 130
+    assert ended.stderr.endswith("error: interrupted\n")
+    assert ended.stderr.count("error:") == 1
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("number", WORDS)
+@pytest.mark.parametrize("module", ["tcompress.cli", "click", "tcompress.interruption"])
+def test_a_signal_while_the_command_line_is_imported_is_answered(
+    number: signal.Signals, module: str
+) -> None:
+    script = (sys.executable, "-c", AT_AN_IMPORT, module, str(int(number)), "--version")
+    ended = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert ended.stderr == f"error: {WORDS[number]}\n"
+    assert ended.returncode == 128 + number
+
+
+def test_a_signal_at_any_line_is_answered() -> None:
+    script = (sys.executable, "-c", AT_EVERY_LINE)
+    env = os.environ | {"NUMBER": str(int(signal.SIGTERM))}
+    ended = subprocess.run(script, env=env, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
+def test_a_signal_that_is_ignored_as_by_nohup_stays_so() -> None:
+    script = f"import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n{AT_AN_IMPORT}"
+    words = (sys.executable, "-c", script, "click", str(int(signal.SIGHUP)), "--version")
+    ended = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_the_way_in_holds_back_what_is_answered() -> None:
+    script = (
+        "import signal, sys; from tcompress import cli, __main__;"
+        "cli.main = lambda: print(*sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())));"
+        "__main__.main()"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ended.stdout.split() == [str(int(number)) for number in sorted(interruption.SIGNALS)]
 
 
 def test_what_a_killed_command_left_is_removed_by_the_next(
