@@ -46,26 +46,47 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     tellers: dict[int, tuple[int, int]] = {}  # where to say how a process ended, by its pidfd
+    owned: dict[int, set[int]] = {}  # processes that do not outlive another, by its pidfd
+    known: dict[int, int] = {}  # the pidfd of another by its id
     while True:
-        for ready in select.select([requests, *tellers], [], [])[0]:
+        for ready in select.select([requests, *tellers, *owned], [], [])[0]:
             if ready is requests:
                 message, streams, *_ = socket.recv_fds(requests, _MESSAGE_BYTES, _STREAMS)
                 if not message:
                     return
+                *asked, owner = pickle.loads(message)
                 if (child := os.fork()) == 0:
                     *own, _ = streams
-                    _become(*pickle.loads(message), own)
+                    _become(*asked, own)
                     return
                 *own, tell = streams
                 for handle in own:
                     os.close(handle)
                 _tell(tell, child)
                 tellers[os.pidfd_open(child)] = child, tell
-            else:
+                with suppress(ProcessLookupError):  # it may be dead, and its pipe says so then
+                    known[owner] = known.get(owner) or os.pidfd_open(owner)
+                    owned.setdefault(known[owner], set()).add(child)
+            elif ready in owned:
+                for child in owned[ready]:  # as the kernel does for children
+                    os.kill(child, signal.SIGKILL)
+                _forget(ready, known, owned)
+            elif ready in tellers:
                 child, tell = tellers.pop(ready)
                 _tell(tell, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
                 os.close(tell)
                 os.close(ready)
+                for handle, children in list(owned.items()):
+                    children.discard(child)
+                    if not children:
+                        _forget(handle, known, owned)
+
+
+def _forget(handle: int, known: dict[int, int], owned: dict[int, set[int]]) -> None:
+    del owned[handle]
+    for owner in [owner for owner, found in known.items() if found == handle]:
+        del known[owner]
+    os.close(handle)
 
 
 def _tell(stream: int, number: int) -> None:

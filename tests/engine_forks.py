@@ -37,7 +37,7 @@ class ForkServer:
 
     def fork(self, module: str, env: dict[str, str], streams: list[int]) -> None:
         """Start a module; its process's id, and later its exit code, go to the last stream."""
-        request = pickle.dumps((module, env, str(Path.cwd())))
+        request = pickle.dumps((module, env, str(Path.cwd()), os.getpid()))
         socket.send_fds(self._requests, [request], streams)
 
     def close(self) -> None:
