@@ -1,9 +1,11 @@
 """Files with a form of their own: CoNLL columns, and JSON documents such as SQuAD's."""
 
 import re
+import sys
 from collections.abc import Collection, Iterator
 from itertools import chain, islice
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import Any
 
 import pandas as pd
@@ -15,6 +17,7 @@ from .streams import UNREADABLE, open_bytes, open_text
 from .tables import CHUNK_ROWS, frame_of, parse_values
 
 CONLL_SUFFIXES = (".conll", ".bio", ".txt")
+MAX_WORDS = 100_000
 _DOCUMENT_START = "-DOCSTART-"
 Sentence = tuple[tuple[str, ...], tuple[str, ...]]
 
@@ -49,6 +52,12 @@ def _sentences(path: Path) -> Iterator[Sentence]:
     for pair in chain(_pairs(path), [None]):
         if pair is not None:
             pairs.append(pair)
+            if len(pairs) > MAX_WORDS:
+                msg = (
+                    f"{path}: over {MAX_WORDS:,} words without a blank line, from "
+                    f"{shortened(pairs[0][0])} on; part the sentences by blank lines"
+                )
+                raise DataError(msg)
         elif pairs:
             yield tuple(word for word, _ in pairs), tuple(tag for _, tag in pairs)
             pairs = []
@@ -72,11 +81,12 @@ def _pair(path: Path, number: int, line: str) -> tuple[str, str] | None:
     parts = line.split("\t") if "\t" in line else re.split(" +", line)
     if len(parts) < 2:
         msg = (
-            f"{path}: line {number} has no tag: {line!r}; each line is a word, and its tag in the "
-            "last column"
+            f"{path}: line {number} has no tag: {shortened(line)}; each line is a word, and its "
+            "tag in the last column"
         )
         raise DataError(msg)
-    return parts[0], parts[-1]
+    # words recur; each takes ten times its bytes
+    return sys.intern(parts[0]), sys.intern(parts[-1])
 
 
 def read_json(path: Path, wanted: Collection[str]) -> Iterator[pd.DataFrame]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,11 @@ class _Table:
         self._frame = frame
 
     def strings(self, name: str) -> tuple[str, ...]:
-        return tuple(str(value) for value in self._values(name))
+        values = self._values(name)
+        for i, value in enumerate(values):
+            if _is_list(value) or isinstance(value, Mapping | bytes):
+                raise self._error(name, i, f"has {shortened(value)}, which is no text or number,")
+        return tuple(map(str, values))
 
     def images(self, name: str) -> tuple[Path, ...]:
         """Find files below the table's directory; nothing else is opened."""
@@ -79,7 +84,7 @@ class _Table:
         return path
 
     def tagged(self, columns: Columns) -> dict[str, Any]:
-        words = tuple(tuple(map(str, value)) for value in self._values(columns.text))
+        words = self._listed(columns.text, "words")
         for i, sentence in enumerate(words):
             if not sentence:
                 raise self._error(columns.text, i, "has no word")
@@ -88,7 +93,7 @@ class _Table:
         values = self._values(columns.label)
         for i, (sentence, value) in enumerate(zip(words, values, strict=True)):
             if not _is_list(value) or len(value) != len(sentence):
-                found = f"{len(value)} tags" if _is_list(value) else repr(value)
+                found = f"{len(value)} tags" if _is_list(value) else shortened(value)
                 raise self._error(columns.label, i, f"has {found} for {len(sentence)} words")
         return {"words": words, "tags": tuple(tuple(map(str, value)) for value in values)}
 
@@ -103,7 +108,7 @@ class _Table:
         if columns.label_separator is not None:
             return {"label_sets": self._separated(columns.label, columns.label_separator)}
         if _is_list(first):
-            return {"label_sets": self._listed(columns.label)}
+            return {"label_sets": self._listed(columns.label, "labels")}
         return {"labels": self.strings(columns.label)}
 
     def _values(self, name: str) -> Sequence[Any]:
@@ -112,11 +117,12 @@ class _Table:
             raise self._error(name, int(np.flatnonzero(blank)[0]), "has no value")
         return self._frame[name].tolist()
 
-    def _listed(self, name: str) -> tuple[tuple[str, ...], ...]:
+    def _listed(self, name: str, what: str) -> tuple[tuple[str, ...], ...]:
         values = self._values(name)
         for i, value in enumerate(values):
             if not _is_list(value):
-                raise self._error(name, i, f"has {value!r} where other rows have lists of labels")
+                why = f"has {shortened(value)} where other rows have lists of {what}"
+                raise self._error(name, i, why)
         return tuple(tuple(map(str, value)) for value in values)
 
     def _separated(self, name: str, separator: str) -> tuple[tuple[str, ...], ...]:
@@ -133,7 +139,7 @@ class _Table:
     def _flag(self, name: str, i: int, text: str) -> bool:
         known = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
         if (held := known.get(text.strip().lower())) is None:
-            raise self._error(name, i, f"has {text!r}, and --label-columns hold 0 or 1")
+            raise self._error(name, i, f"has {shortened(text)}, and --label-columns hold 0 or 1")
         return held
 
     def _answers(self, columns: Columns) -> tuple[tuple[Answer, ...], ...]:
@@ -142,22 +148,49 @@ class _Table:
             raise DataError(msg)
         rows = zip(self._values(columns.label), self.strings(columns.text_pair), strict=True)
         return tuple(
-            tuple(self._checked(columns.label, i, context, item) for item in _answer_items(value))
+            tuple(
+                self._checked(columns.label, i, context, item)
+                for item in self._answer_items(columns.label, i, value)
+            )
             for i, (value, context) in enumerate(rows)
         )
 
     def _checked(self, name: str, i: int, context: str, item: Any) -> Answer:
         if not isinstance(item, Mapping) or "text" not in item:
-            raise self._error(name, i, f"has {item!r}, and an answer is a text and its start")
+            raise self._error(
+                name, i, f"has {shortened(item)}, and an answer is a text and its start"
+            )
         start = item.get("answer_start", item.get("start"))
         if start is None:
             raise self._error(name, i, "has an answer without answer_start")
-        answer = Answer(str(item["text"]), int(start))
+        try:
+            answer = Answer(str(item["text"]), int(start))
+        except (TypeError, ValueError, OverflowError) as error:
+            why = f"has an answer that starts at {shortened(start)}, which is no whole number,"
+            raise self._error(name, i, why) from error
         found = context[answer.start : answer.start + len(answer.text)]
         if answer.start < 0 or found != answer.text or not found:
-            why = f"says {answer.text!r} at {answer.start}, where the context has {found!r}"
+            said, place = shortened(answer.text), shortened(answer.start)
+            why = f"says {said} at {place}, where the context has {shortened(found)}"
             raise self._error(name, i, why)
         return answer
+
+    def _answer_items(self, name: str, i: int, value: Any) -> list[Any]:
+        """Return answers one by one, also where they are lists of texts and of starts."""
+        if _is_list(value):
+            return list(value)
+        if not isinstance(value, Mapping) or not _is_list(value.get("text")):
+            return [value]
+        texts, starts = value["text"], value.get("answer_start", value.get("start"))
+        starts = [None] * len(texts) if starts is None else starts
+        if not _is_list(starts) or len(starts) != len(texts):
+            found = (
+                f"{len(starts)} starts" if _is_list(starts) else f"the start {shortened(starts)}"
+            )
+            raise self._error(name, i, f"has {found} for {len(texts)} texts")
+        return [
+            {"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)
+        ]
 
     def _error(self, name: str, i: int, why: str) -> DataError:
         return DataError(f"{self._origin}: column {name!r} {why} in row {self._frame.index[i] + 1}")
@@ -208,17 +241,3 @@ def _is_list(value: Any) -> bool:
 def _is_answers(value: Any) -> bool:
     items = value if _is_list(value) else [value]
     return bool(len(items)) and isinstance(items[0], Mapping)
-
-
-def _answer_items(value: Any) -> list[Any]:
-    """Return answers one by one, also where they are lists of texts and of starts."""
-    if _is_list(value):
-        return list(value)
-    if isinstance(value, Mapping) and _is_list(value.get("text")):
-        starts = value.get("answer_start", value.get("start"))
-        starts = [None] * len(value["text"]) if starts is None else starts
-        return [
-            {"text": text, "answer_start": start}
-            for text, start in zip(value["text"], starts, strict=False)
-        ]
-    return [value]

@@ -78,7 +78,7 @@ def frame_of(
     frame = pd.DataFrame(columns)
     frame.index = pd.RangeIndex(start, start + len(frame))
     more = [f"and {len(found) - _SHOWN_NAMES:,} more"] if len(found) > _SHOWN_NAMES else []
-    frame.attrs["names"] = [*islice(found, _SHOWN_NAMES), *more]
+    frame.attrs["names"] = [*map(str, islice(found, _SHOWN_NAMES)), *more]
     return frame
 
 

@@ -35,6 +35,7 @@ def read_tensors(path: Path, kind: str, slices: Sequence[str]) -> Examples:
     """
     arrays = _load(path, kind)
     _check_inputs(path, arrays)
+    _check_dimensions(path, arrays)
     _check_mask(path, arrays)
     inputs, labels, ids = arrays["inputs"], arrays.get("labels"), arrays.get("ids")
     several = labels is not None and labels.ndim == 2
@@ -110,15 +111,37 @@ def _check_inputs(path: Path, arrays: Arrays) -> None:
             f"images (examples, channels, height, width), got shape {inputs.shape}"
         )
         raise DataError(msg)
+    if inputs.dtype.kind not in "fiu":
+        msg = f"{path}: 'inputs' must be floats or whole numbers, got {inputs.dtype}; convert them"
+        raise DataError(msg)
+    if 0 in inputs.shape[1:]:
+        msg = f"{path}: 'inputs' of shape {inputs.shape} hold nothing; save at least one token each"
+        raise DataError(msg)
     for name in ("labels", "mask", "ids"):
         if name in arrays and arrays[name].shape[:1] != inputs.shape[:1]:
             shape = arrays[name].shape
             found = str(shape[0]) if shape else "no examples"
             msg = f"{path}: 'inputs' has {len(inputs)} examples, {name!r} has {found}"
             raise DataError(msg)
-    if np.issubdtype(inputs.dtype, np.floating) and not np.isfinite(inputs).all():
-        msg = f"{path}: 'inputs' holds values that are not finite"
+    if inputs.dtype.kind == "f" and not _is_finite(inputs):
+        msg = (
+            f"{path}: 'inputs' holds values that are not finite in float32, which models read; "
+            "repair them"
+        )
         raise DataError(msg)
+
+
+def _is_finite(inputs: npt.NDArray[Any]) -> bool:
+    with np.errstate(over="ignore"):
+        return all(np.isfinite(example.astype(np.float32)).all() for example in inputs)
+
+
+def _check_dimensions(path: Path, arrays: Arrays) -> None:
+    for name, most in (("labels", 2), ("ids", 1)):
+        if name in arrays and arrays[name].ndim > most:
+            expected = "(examples,)" if most == 1 else "(examples,) or (examples, labels)"
+            msg = f"{path}: {name!r} must be {expected}, got shape {arrays[name].shape}"
+            raise DataError(msg)
 
 
 def _check_mask(path: Path, arrays: Arrays) -> None:
@@ -131,13 +154,16 @@ def _check_mask(path: Path, arrays: Arrays) -> None:
     if mask.shape != inputs.shape[:2]:
         msg = f"{path}: 'mask' must be (examples, tokens)={inputs.shape[:2]}, got {mask.shape}"
         raise DataError(msg)
+    if mask.dtype.kind not in "bfiu" or not np.isin(mask, (0, 1)).all():
+        msg = f"{path}: 'mask' must hold 0 and 1 only, 1 at real tokens; it is of {mask.dtype}"
+        raise DataError(msg)
     if not (mask != 0).any(axis=1).all():
         msg = f"{path}: 'mask' leaves an example without any token"
         raise DataError(msg)
 
 
 def _label_sets(path: Path, labels: npt.NDArray[Any]) -> tuple[tuple[str, ...], ...]:
-    if not np.isin(labels, (0, 1)).all():
+    if labels.dtype.kind not in "bfiu" or not np.isin(labels, (0, 1)).all():
         msg = f"{path}: 'labels' of shape {labels.shape} must hold 0 and 1 only, one column a label"
         raise DataError(msg)
     return tuple(tuple(str(i) for i in np.flatnonzero(row)) for row in labels)

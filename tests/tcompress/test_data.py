@@ -47,6 +47,80 @@ def test_tables_are_read_as_text_whatever_they_look_like(
     assert examples.labels == ("x", "y", "x")
 
 
+def test_separated_tables_are_read_as_spreadsheets_write_them(tmp_path: Path) -> None:
+    content = '\ufefftext,label\r\n\r\n"a\nb, ""c""",x\r\n5" disk,y\n"film" said,z'
+    (tmp_path / "d.csv").write_bytes(content.encode())
+    examples = read_examples(tmp_path / "d.csv", Columns())
+    assert examples.texts == ('a\nb, "c"', '5" disk', "film said")
+    assert examples.labels == ("x", "y", "z")
+
+
+def test_a_text_that_stands_in_every_row_counts_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    monkeypatch.setattr("tcompress.data.streams.ALWAYS_BYTES", 1 << 16)
+    long = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 99), ["a" * 9999])
+    for name, other in (("text", "note"), ("note", "text")):
+        table = pyarrow.table({name: long, other: ["film"] * 99})
+        parquet.write_table(table, tmp_path / f"{name}.parquet")
+    assert read_examples(tmp_path / "note.parquet", Columns()).texts == ("film",) * 99
+    with pytest.raises(DataError, match=r"its rows take over [\d,]+ bytes, 200 times"):
+        read_examples(tmp_path / "text.parquet", Columns())
+
+
+def test_rows_of_long_texts_come_in_small_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pyarrow")
+    monkeypatch.setattr("tcompress.data.parquet.ALWAYS_BYTES", 1000)
+    texts = tuple(f"{i} {'a' * (i % 300)}" for i in range(200))
+    pd.DataFrame({"text": texts}).to_parquet(tmp_path / "d.parquet")
+    examples = read_examples(tmp_path / "d.parquet", Columns())
+    assert (examples.texts, examples.ids) == (texts, tuple(map(str, range(200))))
+
+
+@pytest.mark.parametrize("form", ["jsonl", "json"])
+def test_keys_of_one_record_cost_the_others_nothing(tmp_path: Path, form: str) -> None:
+    first = {"text": "a", **{f"k{i}": 0 for i in range(2000)}}
+    lines = [json.dumps(first), *['{"text": "b"}'] * 2000]
+    content = "\n".join(lines) if form == "jsonl" else f"[{','.join(lines)}]"
+    (tmp_path / f"d.{form}").write_text(content)
+    assert len(read_examples(tmp_path / f"d.{form}", Columns())) == 2001
+    with pytest.raises(DataError, match=r"it has: text, k0, .*, k18, and 1,981 more"):
+        read_examples(tmp_path / f"d.{form}", Columns(text="body"))
+
+
+@pytest.mark.parametrize("name", ["d.json", "d.jsonl"])
+def test_values_are_counted_before_they_are_parsed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("tcompress.data.tables.MAX_VALUES", 99)
+    (tmp_path / name).write_text("[" + "{}," * 99 + "{}]")
+    with pytest.raises(DataError, match="101 lists and objects, at most 99 are read at once"):
+        read_examples(tmp_path / name, Columns())
+
+
+@pytest.mark.parametrize("name", ["d.csv.tar", "d.csv.bak", "d.parquet.gz", "d.npz.zip", "d.gz"])
+def test_only_known_suffixes_are_opened(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text(CSV)
+    with pytest.raises(DataError, match="unknown data format; the name must end in one of"):
+        read_examples(tmp_path / name, Columns())
+
+
+def test_a_path_that_looks_like_a_url_is_a_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outside.csv").write_text("text\noutside\n")
+    inside = Path(f"file:{tmp_path}/outside.csv")
+    inside.parent.mkdir(parents=True)
+    inside.write_text("text\ninside\n")
+    assert read_examples(inside, Columns()).texts == ("inside",)
+
+
 def test_parquet_is_read(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     pd.DataFrame({"text": ["a", "b"], "label": [1, 0]}).to_parquet(tmp_path / "d.parquet")
@@ -93,6 +167,44 @@ def test_tensors_are_read_and_checked(tmp_path: Path) -> None:
     np.savez(tmp_path / "nan.npz", inputs=inputs * np.nan)
     with pytest.raises(DataError, match="values that are not finite"):
         read_examples(tmp_path / "nan.npz", Columns())
+
+
+FLOATS = np.ones((2, 3, 4), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        pytest.param({"inputs": FLOATS.astype("U3")}, "must be floats or whole", id="texts"),
+        pytest.param({"inputs": FLOATS.astype(complex)}, "got complex128", id="complex"),
+        pytest.param({"inputs": FLOATS.astype("datetime64[s]")}, "got datetime64", id="dates"),
+        pytest.param({"inputs": FLOATS.astype("V8")}, "must be floats or whole", id="bytes"),
+        pytest.param(
+            {"inputs": np.full((2, 3, 4), 1e300)}, "not finite in float32", id="too large"
+        ),
+        pytest.param({"inputs": FLOATS[:, :0]}, "at least one token each", id="no tokens"),
+        pytest.param(
+            {"mask": np.full((2, 3), "1")}, "'mask' must hold 0 and 1", id="mask of texts"
+        ),
+        pytest.param({"mask": np.full((2, 3), -1)}, "'mask' must hold 0 and 1", id="mask below 0"),
+        pytest.param(
+            {"mask": np.full((2, 3), np.nan)}, "'mask' must hold 0 and 1", id="mask of nan"
+        ),
+        pytest.param({"labels": FLOATS}, "'labels' must be", id="labels of three dimensions"),
+    ],
+)
+def test_arrays_that_no_model_reads_are_refused(
+    tmp_path: Path, arrays: dict[str, Any], message: str
+) -> None:
+    np.savez(tmp_path / "d.npz", **({"inputs": FLOATS} | arrays))
+    with pytest.raises(DataError, match=f"d.npz: .*{message}"):
+        read_examples(tmp_path / "d.npz", Columns())
+
+
+def test_a_mask_may_be_of_any_numbers(tmp_path: Path) -> None:
+    for dtype in ("bool", "int8", "float32"):
+        np.savez(tmp_path / "d.npz", inputs=FLOATS, mask=np.ones((2, 3), dtype))
+        assert len(read_examples(tmp_path / "d.npz", Columns())) == 2
 
 
 def test_arrays_with_pickled_objects_are_refused(tmp_path: Path) -> None:
@@ -371,6 +483,44 @@ def test_numbers_are_labels_that_must_be_finite(tmp_path: Path) -> None:
         ),
         pytest.param(
             "d.jsonl",
+            _lines({"text": ["a"], "label": ["x"]}, {"text": 5, "label": ["x"]}),
+            {},
+            "column 'text' has 5 where other rows have lists of words in row 2",
+            id="text among words",
+        ),
+        pytest.param(
+            "d.jsonl",
+            _lines({"text": "a", "label": "x"}, {"text": ["b"], "label": "x"}),
+            {},
+            r"column 'text' has \['b'\], which is no text or number, in row 2",
+            id="words among texts",
+        ),
+        pytest.param(
+            "d.json",
+            json.dumps(SQUAD).replace("13", '"abc"'),
+            {},
+            "has an answer that starts at 'abc', which is no whole number, in row 1",
+            id="answer at a word",
+        ),
+        pytest.param(
+            "d.jsonl",
+            _lines({"question": "a", "context": "b", "answers": {"text": ["b"], "start": 0}}),
+            {},
+            "column 'answers' has the start 0 for 1 texts in row 1",
+            id="answers without a list of starts",
+        ),
+        pytest.param(
+            "d.csv", "text,label\na,x\nb,x,y\n", {}, "row 2 has 3 cells, the head has 2", id="long"
+        ),
+        pytest.param(
+            "d.tsv", "text\tlabel\na\n", {}, "row 1 has 1 cells, the head has 2", id="short"
+        ),
+        pytest.param(
+            "d.csv", "text,text\na,b\n", {}, "two columns have the name 'text'", id="twice"
+        ),
+        pytest.param("d.csv", 'text\n"a\nb\n', {}, "a quote opens and never closes", id="quote"),
+        pytest.param(
+            "d.jsonl",
             '{"text":"a"}\n[]\n',
             {},
             "line 2: it holds a list, expected an object",
@@ -475,7 +625,7 @@ def test_a_folder_is_read_without_what_its_page_names(tmp_path: Path, place: str
     page = f"---\nconfigs:\n- config_name: default\n  data_files:\n  - path: {path}\n---\n"
     (tmp_path / "set" / "README.md").write_text(page)
     name = f"hf:{tmp_path / 'set'}"
-    with pytest.raises(DataError, match="no data files in .*; name a folder of .csv"):
+    with pytest.raises(DataError, match=r"no data files in .*; name a folder of \.csv"):
         read_examples(name, Columns())
     for i in range(2):
         (tmp_path / "set" / f"part-{i}.csv").write_text(f"text\nfilm {i}\n")
@@ -484,7 +634,7 @@ def test_a_folder_is_read_without_what_its_page_names(tmp_path: Path, place: str
     (tmp_path / "set" / "link.csv").symlink_to(tmp_path / "outside.csv")
     with pytest.raises(DataError, match="leads out of its directory"):
         read_examples(name, Columns())
-    with pytest.raises(DataError, match="no folder .*, and .*set is one"):
+    with pytest.raises(DataError, match=r"no folder .*, and .*set is one"):
         read_examples(f"{name}/default", Columns())
 
 
