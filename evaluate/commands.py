@@ -74,8 +74,9 @@ _MOST_PROCESSES, _SECONDS_PER_PROCESS = 5, 30
 @click.option(
     "--budget-s",
     type=click.FloatRange(0, min_open=True),
-    default=20.0,
-    help="Seconds for all latencies together.",
+    default=30.0,
+    help="Seconds for all latencies together; up to twice as many where six rounds of turns, the "
+    "fewest that tell anything, take longer.",
 )
 @click.option(
     "--processes",

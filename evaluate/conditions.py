@@ -66,7 +66,8 @@ class Conditions:
         turbo: Whether they may run above their nominal frequency.
         temperature_c: Of the hottest sensor of the CPU.
         steal: Fraction of these CPUs' time that the hypervisor gave to other guests.
-        foreign_load: Fraction of these CPUs that other programs kept busy.
+        foreign_load: Fraction of these CPUs that other programs kept busy before or after a race,
+            at most.
         spinning: What threads of engines do between two calls.
         gpu_clock_mhz: Clock of the GPU's multiprocessors.
         gpu_temperature_c: Of the GPU.

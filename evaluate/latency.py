@@ -27,7 +27,9 @@ FEWEST_ROUNDS = 6
 _ROUNDS_AIMED_AT = 8
 _MAX_ROUNDS = 200
 _MAX_CALLS = 40
-_MAX_WARMUP = 2
+WARMUP = {"cpu": 2, "cuda": 10}
+"""Most calls before the measured ones of a turn, by device: a GPU's clock falls while its engines
+sleep."""
 # The part of a round that is for the quick, even where the slow ones need all of it.
 _LEFT_FOR_THE_QUICK = 0.1
 # Turns are changed where their calls become so many times as many, or as few.
@@ -154,7 +156,7 @@ def race(
     seed: int = 0,
     half_width: float = WANTED_HALF_WIDTH,
     turn_s: float = 0.1,
-    warmup: int = _MAX_WARMUP,
+    warmup: int = WARMUP["cpu"],
     warmup_size: float = 1.0,
     block: int | None = None,
     clock: Callable[[], float] = time.perf_counter,

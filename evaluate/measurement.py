@@ -72,6 +72,8 @@ class Latency:
         versions: Versions of the libraries that computed.
         stability: How steady the calls were; None where they were not timed in turns.
         kernels_ns: Duration of calls by the GPU's own clock, without copies; none on a CPU.
+        inputs: How many different inputs the calls had; None where all had the same, so that they
+            differ by the machine's noise alone.
     """
 
     samples_ns: tuple[int, ...]
@@ -81,6 +83,7 @@ class Latency:
     versions: Mapping[str, str]
     stability: Stability | None = None
     kernels_ns: tuple[int, ...] = ()
+    inputs: int | None = None
 
     @property
     def n(self) -> int:
@@ -93,11 +96,15 @@ class Latency:
         return float(np.median(self.samples_ns)) / _NS_PER_MS
 
     def percentiles_ms(self) -> dict[str, float]:
-        """Return `p90` and `p99`, each only where there are enough samples for it."""
+        """Return `p90` and `p99`, each only where there are enough samples for it.
+
+        A call that is repeated with its input is no other sample of the inputs.
+        """
+        enough = self.n if self.inputs is None else min(self.n, self.inputs)
         return {
             f"p{percent}": float(np.percentile(self.samples_ns, percent)) / _NS_PER_MS
             for percent, needed in _SAMPLES_FOR.items()
-            if self.n >= needed
+            if enough >= needed
         }
 
     def to_json(self) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Accuracy against latency: every artifact on its own engine, beside the source model."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +22,7 @@ from .engine_info import EngineInfo
 from .engine_process import EngineProcess
 from .entrants import Entrant, enter
 from .label_order import check_label_order
-from .latency import FEWEST_ROUNDS, Race, Turn, race
+from .latency import FEWEST_ROUNDS, WARMUP, Race, Turn, race
 from .measurement import Latency, Measurement, Speedup, Subject
 from .profiling import profile_operators
 from .quality import Quality, judge
@@ -33,6 +35,8 @@ _USUAL_TOKENS = 128
 # Load by other programs from which on a report warns.
 _FOREIGN_LOAD = 0.15
 _MIX_SHARE = 1 / 3
+# How many times a race's budget may be spent where that makes enough rounds for an interval.
+_OVERRUN = 2.0
 _KERNEL_TURNS, _KERNEL_CALLS = 6, 10
 
 
@@ -44,7 +48,7 @@ class Settings:
         devices: `cpu`, `cuda` or both, in the order to measure.
         batches: Examples per call; each is measured with each of `tokens`.
         tokens: Tokens per example; None for 128, or the longest example of tensor data.
-        budget_s: Time for all latencies together.
+        budget_s: Time for all latencies together; where six rounds need more, twice as much.
         processes: Sets of processes that share that time.
         mix: Whether to measure the data's own lengths as well, in a third of the time, and where
             the time goes.
@@ -57,7 +61,7 @@ class Settings:
     devices: tuple[str, ...] = ("cpu",)
     batches: tuple[int, ...] = (1,)
     tokens: tuple[int, ...] | None = None
-    budget_s: float = 20.0
+    budget_s: float = 30.0
     processes: int = 1
     mix: bool = True
     threads: int | None = None
@@ -95,7 +99,8 @@ class Tradeoff:
         noise: One per device and input shape.
         mixes: Entries of the report's `mixes`: latencies on the data's own lengths.
         operators: Entries of the report's `operators`: where the time goes.
-        foreign_load: Most of the CPUs that other programs kept busy before a race, a fraction.
+        foreign_load: Most of the CPUs that other programs kept busy before or after a race, a
+            fraction.
         gpu: What `read_gpu` found right after the last race on a GPU.
         truncated: How many examples were longer than the source model's positions.
         notes: What a reader should know, one line each.
@@ -130,7 +135,7 @@ class _Found:
     Attributes:
         answered: Everyone, the baseline first.
         races: Latencies, by batch and tokens.
-        loads: How busy other programs were before each race, as fractions of the CPUs.
+        loads: How busy other programs were before and after each race, as fractions of the CPUs.
         mixes: Latencies on the data's own lengths, as the report has them.
         gpu: What a GPU was like right after the last race.
     """
@@ -140,6 +145,28 @@ class _Found:
     loads: list[float]
     mixes: list[dict[str, Any]]
     gpu: dict[str, Any]
+
+
+@dataclass
+class _Purse:
+    """Time that races left over, because all was known before it was up.
+
+    Attributes:
+        spare_s: How much; the next race gets it.
+    """
+
+    spare_s: float = 0.0
+
+    @contextmanager
+    def share(self, own_s: float) -> Iterator[float]:
+        """Give a race its own time and what is spare, and keep what it leaves.
+
+        Args:
+            own_s: Its own time.
+        """
+        start, given_s = time.perf_counter(), own_s + self.spare_s
+        yield given_s
+        self.spare_s = max(0.0, given_s - (time.perf_counter() - start))
 
 
 def measure_tradeoff(
@@ -204,6 +231,7 @@ def _measure_device(
     gpu: dict[str, Any] = {}
     device_s = settings.budget_s / len(settings.devices)
     shapes_s = device_s * (1 - _MIX_SHARE if settings.mix else 1)
+    purse = _Purse()
 
     def first_shape(info: EngineInfo) -> tuple[int, int]:
         return _shapes(settings, examples, info)[0]
@@ -219,16 +247,18 @@ def _measure_device(
                 for item, seat in zip(answered, seats[:-1], strict=True):
                     item.loads_ms.append(seat.load_ms)
             shapes = _shapes(settings, examples, seats[0].engine.info)
+            loads.append(foreign_load())
             for shape in shapes:
-                loads.append(foreign_load())
-                budget_s = shapes_s / len(shapes) / settings.processes
-                result = _time(seats, shape, budget_s, seed, console)
+                with purse.share(shapes_s / len(shapes) / settings.processes) as budget_s:
+                    result = _time(seats, shape, budget_s, seed, console)
                 races[shape] = races[shape].then(result) if shape in races else result
+                loads.append(foreign_load())
             if entrants[0].device == "cuda":
                 gpu = read_gpu()
             if settings.mix and number == 0:
                 budget_s = device_s * _MIX_SHARE
-                mixes = _time_mixes(seats[:-1], examples, budget_s, seed, console)
+                mixes = _time_mixes(seats[:-1], examples, budget_s, purse, seed, console)
+                loads.append(foreign_load())
     return _Found(answered, races, loads, mixes, gpu)
 
 
@@ -236,6 +266,7 @@ def _time_mixes(
     seats: Sequence[Seat],
     examples: Examples,
     budget_s: float,
+    purse: "_Purse",
     seed: int,
     console: Console,
 ) -> list[dict[str, Any]]:
@@ -246,13 +277,17 @@ def _time_mixes(
     entries = []
     for scenario in Scenario:
         what = f"latency on the data's own lengths, {scenario.value.replace('_', ' ')}"
-        with console.step(f"{what} (at most {budget_s / len(Scenario):.0f} s)"):
+        with (
+            purse.share(budget_s / len(Scenario)) as scenario_s,
+            console.step(f"{what} (about {scenario_s:.0f} s)"),
+        ):
             found = race_mix(
                 engines,
                 seats[0].entrant.key,
                 Mix.of(scenario, lengths, seed),
                 asked,
-                budget_s=budget_s / len(Scenario),
+                budget_s=scenario_s,
+                overrun=_OVERRUN,
                 owners=owners,
                 seed=seed,
                 watch=partial(console.track, what=what),
@@ -365,12 +400,14 @@ def _time(
         seat.engine.fix(*shape, seed=seed)
     what = f"latency on {seats[0].entrant.device} at batch {shape[0]}, {shape[1]} tokens"
     engines = dict(zip(names, (seat.engine for seat in seats), strict=True))
-    with console.step(f"{what} (at most {budget_s:.0f} s)"):
+    with console.step(f"{what} (about {budget_s:.0f} s)"):
         result = race(
             engines,
             names[0],
             budget_s=budget_s,
+            overrun=_OVERRUN,
             seed=seed,
+            warmup=WARMUP[seats[0].entrant.device],
             watch=partial(console.track, what=what),
         )
         return replace(result, kernels_ns=_kernels(engines))
@@ -381,7 +418,7 @@ def _kernels(engines: Mapping[str, EngineProcess]) -> dict[str, tuple[int, ...]]
     taken: dict[str, list[int]] = {name: [] for name in engines}
     for turn in range(_KERNEL_TURNS):
         for name in sorted(engines, reverse=turn % 2 == 1):
-            taken[name] += engines[name].kernels(_KERNEL_CALLS, warmup=2)
+            taken[name] += engines[name].kernels(_KERNEL_CALLS, warmup=WARMUP["cuda"])
     return {name: tuple(samples) for name, samples in taken.items()}
 
 

@@ -3,10 +3,12 @@
 A mix is a fixed list of calls. What the contenders are timed with in turns is a whole pass over
 it, so that everyone's turn covers the same inputs, and a speed-up compares the time for all of
 them, long and short. Where the budget is too small for passes over the whole mix, everyone gets
-the same shorter one, whose lengths are spread as those of the whole.
+the same shorter one, whose lengths are spread as those of the whole: fewer calls at first, and then
+smaller batches.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self
@@ -18,14 +20,18 @@ from tcompress.data import Examples
 from tcompress.errors import DataError
 
 from .engine_process import EngineProcess
-from .latency import race
+from .latency import WARMUP, race
 from .measurement import Latency, Speedup
 
 _BATCH = 32
 _MOST_CALLS = {"single_stream": 64, "offline": 8}
-_FEWEST_CALLS = {"single_stream": 8, "offline": 1}  # fewer examples would not be a mix
+# Fewer examples would not be a mix.
+_FEWEST_CALLS = {"single_stream": 4, "offline": 1}
+_SMALLER_BATCHES = (16, 8)
 # Passes that a budget has to hold, per contender: 8 rounds of two turns, and finding the pace.
 _PASSES = 20
+# The part of a budget that rounds get, however long it took to find out what it affords.
+_LEAST_FOR_ROUNDS = 0.5
 
 
 class Scenario(StrEnum):
@@ -103,18 +109,20 @@ class Mix:
         """Length of the longest example."""
         return max(self.lengths[position] for position in self.positions)
 
-    def shortened(self, count: int) -> Self:
+    def shortened(self, count: int, batch: int | None = None) -> Self:
         """Keep examples whose lengths are spread evenly over those of all, in their order.
 
         Args:
             count: Calls that they shall fill; at least one, at most all.
+            batch: Most examples in a call, if fewer than now.
         """
-        size = min(max(count, 1) * self.batch, self.examples)
+        batch = min(batch or self.batch, self.batch)
+        size = min(max(count, 1) * batch, self.examples)
         positions = np.asarray(self.positions)
         by_length = np.argsort([self.lengths[position] for position in positions], kind="stable")
         ranks = ((np.arange(size) + 0.5) * self.examples / size).astype(int)
         kept = positions[np.sort(by_length[ranks])]
-        return replace(self, calls=_in_calls(kept, self.batch))
+        return replace(self, batch=batch, calls=_in_calls(kept, batch))
 
 
 @dataclass(frozen=True)
@@ -174,6 +182,7 @@ def race_mix(
     examples: Examples,
     *,
     budget_s: float,
+    overrun: float = 1.0,
     owners: npt.NDArray[np.int64] | None = None,
     seed: int = 0,
     watch: Callable[[Iterable[int]], Iterable[int]] = iter,
@@ -187,8 +196,9 @@ def race_mix(
         baseline: Name of the one that the others are compared with.
         mix: The calls; drawn from these examples.
         examples: The examples.
-        budget_s: When to stop at the latest; one round is made in any case, with 8 examples one
-            by one or 32 at once.
+        budget_s: When to stop; one round is made in any case, with 4 examples one by one or 8 at
+            once.
+        overrun: How many times the budget may be spent where that makes enough rounds.
         owners: `(inputs,)`, the example of each input, ascending; None: one input per example.
         seed: Seed of the order within the rounds, and of the bootstrap.
         watch: Shows the progress over the rounds.
@@ -200,6 +210,7 @@ def race_mix(
         DataError: If the examples do not fit a model.
         MeasurementError: If an engine fails.
     """
+    deadline = time.perf_counter() + budget_s
     owners = np.arange(len(examples)) if owners is None else owners
     chosen = list(dict.fromkeys(owners[list(mix.positions)].tolist()))
     for engine in engines.values():
@@ -210,11 +221,19 @@ def race_mix(
     mix = _affordable(mix, engines.values(), places, budget_s)
     calls = _placed(mix, places)
     runners = {name: _Passes(engine, calls) for name, engine in engines.items()}
-    outcome = race(runners, baseline, budget_s=budget_s, seed=seed, watch=watch)
+    outcome = race(
+        runners,
+        baseline,
+        budget_s=max(deadline - time.perf_counter(), _LEAST_FOR_ROUNDS * budget_s),
+        overrun=overrun,
+        seed=seed,
+        warmup_size=1 / len(calls),
+        watch=watch,
+    )
     return {
         name: MixResult(
             mix,
-            _latency(engine, runners[name].samples_ns, outcome.paces[name].warmup),
+            runners[name].latency(len(outcome.turns[name]), outcome.paces[name].warmup),
             outcome.samples_ns[name],
             outcome.speedups.get(name) or Speedup.of_baseline(),
         )
@@ -238,26 +257,53 @@ class _Passes:
 
     def turn(self, calls: int, warmup: int) -> list[int]:
         """Measure passes; of the warm-up a few calls are enough, not whole passes."""
-        taken = self.engine.mix(self.calls * calls, warmup)
+        taken = self.engine.mix(self.calls * calls, self._warmup(warmup))
         self.turns.append(taken)
         totals = np.reshape(taken, (calls, len(self.calls))).sum(axis=1)
         return [int(total) for total in totals]
 
-    @property
-    def samples_ns(self) -> tuple[int, ...]:
-        """Durations of the single calls, but for the first turn, which only finds the pace."""
-        return tuple(sample for turn in self.turns[1:] for sample in turn)
+    def latency(self, turns: int, warmup: int) -> Latency:
+        """Return how long the single calls took.
+
+        Args:
+            turns: How many turns count, those that were taken last.
+            warmup: Calls before the measured ones of a turn, as turns were asked for.
+        """
+        info = self.engine.info
+        return Latency(
+            tuple(sample for turn in self.turns[-turns:] for sample in turn),
+            self._warmup(warmup),
+            info.threads,
+            info.device,
+            info.versions,
+            inputs=len(self.calls),
+        )
+
+    def _warmup(self, asked: int) -> int:
+        """Return the calls before the measured ones; a GPU's clock has to rise, however few."""
+        return asked if self.engine.info.device == "cpu" else WARMUP[self.engine.info.device]
 
 
 def _affordable(
-    mix: Mix, engines: Iterable[EngineProcess], places: Mapping[int, int], budget_s: float
+    mix: Mix, engines: Collection[EngineProcess], places: Mapping[int, int], budget_s: float
 ) -> Mix:
     """Shorten a mix until a budget holds enough passes of everyone."""
-    one = _placed(mix.shortened(1), places)
-    calls_s = sum(min(engine.mix(one * 2, warmup=0)) for engine in engines) / 1e9
+    fewest = _FEWEST_CALLS[mix.scenario]
+    smallest = mix.shortened(fewest, min(_SMALLER_BATCHES))
+    pass_ns = sum(_pass_ns(engine, _placed(smallest, places)) for engine in engines)
     # Every pass is one call longer than the mix: its warm-up.
-    count = int(budget_s / _PASSES / calls_s) - 1
-    return mix.shortened(max(count, _FEWEST_CALLS[mix.scenario]))
+    affordable = 1e9 * budget_s / _PASSES / pass_ns * smallest.examples
+    for batch in (mix.batch, *_SMALLER_BATCHES):
+        count = int(affordable / min(batch, mix.batch)) - 1
+        if count >= fewest:
+            return mix.shortened(count, batch)
+    return smallest
+
+
+def _pass_ns(engine: EngineProcess, calls: list[list[int]]) -> int:
+    """Return the duration of a pass of an engine that is warm."""
+    taken = np.reshape(engine.mix(calls * 2, warmup=1), (2, len(calls)))
+    return int(taken.sum(axis=1).min())
 
 
 def _in_calls(positions: npt.NDArray[np.int64], size: int) -> tuple[tuple[int, ...], ...]:
@@ -267,8 +313,3 @@ def _in_calls(positions: npt.NDArray[np.int64], size: int) -> tuple[tuple[int, .
 
 def _placed(mix: Mix, places: Mapping[int, int]) -> list[list[int]]:
     return [[places[position] for position in call] for call in mix.calls]
-
-
-def _latency(engine: EngineProcess, samples_ns: tuple[int, ...], warmup: int) -> Latency:
-    info = engine.info
-    return Latency(samples_ns, warmup, info.threads, info.device, info.versions)

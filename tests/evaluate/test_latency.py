@@ -169,6 +169,12 @@ def test_percentiles_are_shown_only_where_there_are_enough_samples(n: int, shown
     assert document["samples"][:2] == [1.0, 2.0]
 
 
+def test_percentiles_need_as_many_different_inputs_as_samples():
+    known = {"warmup": 2, "threads": 1, "device": "cpu", "versions": {}}
+    repeated = Latency(tuple(range(MS, MS * 701, MS)), **known, inputs=64)
+    assert set(repeated.percentiles_ms()) == {"p90"}
+
+
 def test_baseline_is_exactly_as_fast_as_itself():
     document = Speedup.of_baseline().to_json()
     assert (document["low"], document["value"], document["high"]) == (1, 1, 1)
