@@ -261,6 +261,9 @@ def _reference(document: dict[str, Any], role: str) -> Parent:
     if not (isinstance(found.path, str) and isinstance(found.digest, str)):
         msg = f"{role!r} must give path and digest as strings"
         raise TypeError(msg)
+    if "\0" in found.path:
+        msg = f"{role!r} must not give the path {found.path!r:.80}: no system has such a name"
+        raise ValueError(msg)
     return found
 
 
@@ -274,8 +277,22 @@ def _check_types(manifest: Manifest) -> None:
         if not isinstance(getattr(manifest, name), dict):
             msg = f"{name!r} must be an object"
             raise TypeError(msg)
+    _check_values("versions", manifest.versions, str)
+    _check_values("cpu_features", manifest.cpu_features, bool)
+    kinds = {"inputs": str, "versions": str, "cpu_features": bool}
+    for name, kind in kinds.items():
+        _check_values(f"key.{name}", manifest.key.get(name, {}), kind)
+    if not manifest.files:
+        msg = "'files' names none, and an artifact has some"
+        raise ValueError(msg)
     for name, entry in manifest.files.items():
         _check_entry(name, entry)
+
+
+def _check_values(name: str, found: Any, kind: type) -> None:
+    if not isinstance(found, dict) or not all(type(value) is kind for value in found.values()):
+        msg = f"{name!r} must be an object with values of type {kind.__name__}"
+        raise TypeError(msg)
 
 
 def _check_entry(name: str, entry: Any) -> None:

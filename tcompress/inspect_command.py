@@ -79,18 +79,26 @@ def inspect(path: Path, common: Common) -> None:
 
 
 def _unsafe(artifact: "Artifact") -> list[str]:
-    """Say why no engine would be given an artifact's file; empty: one would."""
+    """Say why no stage or engine would be given an artifact's files; empty: one would."""
     from .artifact import ENCODER_KIND
-    from .errors import ArtifactError
+    from .errors import ArtifactError, ModelError
+    from .factories import FACTORY_FILE
+    from .intake.configs import CONFIG_FILE
+    from .intake.weights import weight_names
     from .runtime import check_exported
+    from .transformer import ARCHITECTURE_FILE
 
-    if artifact.manifest.kind == ENCODER_KIND:
-        return []
     try:
-        check_exported(artifact.manifest.kind, artifact.directory)
-    except ArtifactError as error:
+        if artifact.manifest.kind != ENCODER_KIND:
+            check_exported(artifact.manifest.kind, artifact.directory)
+            return []
+        weight_names(artifact.directory)
+    except (ArtifactError, ModelError) as error:
         return [str(error)]
-    return []
+    known = (CONFIG_FILE, ARCHITECTURE_FILE)
+    if not {*known, FACTORY_FILE}.isdisjoint(artifact.manifest.files):
+        return []
+    return [f"neither {' nor '.join(known)} in it"]
 
 
 def _stale(manifest: "Manifest") -> list[str]:

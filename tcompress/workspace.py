@@ -501,6 +501,9 @@ def _check_value(key: str, value: Any, hint: Any) -> None:
     if type(value) is not kind and not (kind is float and type(value) is int):
         msg = f"{key} must be of type {kind.__name__}, got {value!r:.80}"
         raise ValueError(msg)
+    if kind is str and "\0" in value:
+        msg = f"{key} must not hold the character NUL, got {value!r:.80}"
+        raise ValueError(msg)
     top = {str: None, int: _LARGEST_SEED, float: 1}[kind]
     if top is not None and not 0 <= value <= top:
         msg = f"{key} must be from 0 to {top}, got {value!r:.80}"

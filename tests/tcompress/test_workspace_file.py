@@ -17,6 +17,14 @@ DATA = '[data]\nfile = "d.csv"\n'
         pytest.param(HEAD + "max_drop = nan\n" + DATA, "max_drop must be from 0 to 1", id="nan"),
         pytest.param(HEAD + 'max_drop = "1%"\n' + DATA, "of type float, got '1%'", id="text"),
         pytest.param(HEAD + "[data]\nfile = 3\n", "file must be of type str, got 3", id="path"),
+        pytest.param(
+            'schema_version = 1\nmodel = "a\\u0000b"\n' + DATA,
+            "model must not hold the character NUL",
+            id="nul in the model",
+        ),
+        pytest.param(
+            HEAD + '[data]\nfile = "d\\u0000.csv"\n', "file must not hold", id="nul in the data"
+        ),
         pytest.param(HEAD + "data = 3\n", r"\[data\] must be a table", id="no table"),
         pytest.param(
             HEAD + DATA + "test_fraction = 7\n", "test_fraction must be from 0 to 1", id="fraction"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +45,46 @@ def _manifest(change: Callable[[Any], object]) -> Build:
         (target / MANIFEST).write_text(json.dumps(document))
 
     return _artifact(edit)
+
+
+def _empty(target: Path) -> None:
+    """Leave a manifest that lists nothing, and nothing else."""
+    for path in target.iterdir():
+        if path.name != MANIFEST:
+            path.unlink()
+    _set(target, files={})
+
+
+def _without(*names: str) -> Build:
+    """Take files out of an artifact and of what it lists."""
+
+    def take(target: Path) -> None:
+        files = json.loads((target / MANIFEST).read_text())["files"]
+        for name in names:
+            (target / name).unlink()
+            files.pop(name)
+        _set(target, files=files)
+
+    return _artifact(take)
+
+
+def _unsealed(**values: Any) -> Build:
+    """Say other things in a manifest that is as one from before manifests had a seal."""
+    return _artifact(lambda target: _set(target, **values))
+
+
+def _of_key(**values: Any) -> Build:
+    def change(target: Path) -> None:
+        key = json.loads((target / MANIFEST).read_text())["key"]
+        _set(target, key=key | values)
+
+    return _artifact(change)
+
+
+def _set(target: Path, **values: Any) -> None:
+    document = json.loads((target / MANIFEST).read_text()) | values
+    document.pop("seal", None)
+    (target / MANIFEST).write_text(json.dumps(document))
 
 
 def _raw(content: bytes) -> Build:
@@ -130,6 +171,15 @@ def _of_baseline(name: str, change: Callable[[bytes], bytes], says: str) -> Case
     return Case(name, "F11", Opens.BASELINE, _baseline(change), says=says)
 
 
+def _workspace_of(name: str, change: Callable[[bytes], bytes], says: str) -> Case:
+    def edit(target: Path) -> None:
+        path = target / "tcompress.toml"
+        path.write_bytes(change(path.read_bytes()))
+
+    build = _workspace(edit)
+    return Case(name, "F11", Opens.WORKSPACE, build, codes=frozenset({2}), says=says)
+
+
 CASES = (
     _refused("flipped bit", _artifact(_flip), "model.safetensors differs"),
     _refused(
@@ -179,6 +229,26 @@ CASES = (
     ),
     _refused(
         "parent of no name", _manifest(lambda d: d["parent"].update(path=3)), "must give path"
+    ),
+    _refused(
+        "parent with a NUL", _unsealed(parent={"path": "a\0b", "digest": "0"}), "no system has"
+    ),
+    _refused(
+        "source with a NUL", _unsealed(source={"path": "a\0b", "digest": "0"}), "no system has"
+    ),
+    _refused("versions as numbers", _unsealed(versions={"torch": 2}), "'versions' must be"),
+    _refused("CPU as text", _unsealed(cpu_features={"avx2": "no"}), "'cpu_features' must be"),
+    _refused("key with a list of versions", _of_key(versions=[1]), "'key.versions' must be"),
+    _refused("key with inputs as text", _of_key(inputs="x"), "'key.inputs' must be"),
+    _refused("key with no input", _of_key(inputs={"data": None}), "'key.inputs' must be"),
+    _refused("key with a number as CPU", _of_key(cpu_features=7), "'key.cpu_features' must be"),
+    _refused("no files", _artifact(_empty), "'files' names none"),
+    _refused("no weights", _without("model.safetensors"), "model.safetensors"),
+    _refused("no configuration", _without("config.json"), "neither config.json"),
+    _workspace_of(
+        "workspace with a NUL in the model",
+        lambda raw: re.sub(rb"(?m)^model = .*$", rb'model = "a\\u0000b"', raw),
+        "must not hold the character NUL",
     ),
     _asked("unit of no name", _exported(unit="x"), "not a valid Unit"),
     _asked("no vocabulary", _exported(vocab_size=None), "vocab_size is None"),
