@@ -23,6 +23,7 @@ from .wording import (
     format_bytes,
     format_macs,
     format_ms,
+    interval_words,
     lead_of,
     machine_facts,
     margin_words,
@@ -140,6 +141,22 @@ class View:
         return words_of("accuracy")
 
     @property
+    def harms_classes(self) -> bool:
+        """Whether any class is found less often than before."""
+        return any(_recall_change(part) < 0 for part in self.classes)
+
+    @property
+    def harms_slices(self) -> bool:
+        """Whether fewer answers are right in any slice than before."""
+        return any((part.get("drop") or 0) > 0 for part in self.slices)
+
+    @property
+    def head_span(self) -> tuple[float, float]:
+        """Lowest and highest score of a head."""
+        flat = [score for row in self.summary.document["heads"]["scores"] for score in row]
+        return min(flat, default=0.0), max(flat, default=0.0)
+
+    @property
     def classes(self) -> list[dict[str, Any]]:
         """Classes of the subject, most harmed first."""
         found = self.subject.raw["classes"] if self.subject else []
@@ -202,6 +219,7 @@ def render_html(document: dict[str, Any]) -> str:
         view=view,
         summary=view.summary,
         document=view.summary.document,
+        intervals=interval_words(view.summary),
         lead=lead_of(view.summary),
         recommendations=recommendations(view.summary)[1:],
         machine=machine_facts(facts),

@@ -10,6 +10,7 @@ from .wording import (
     condition_facts,
     format_bytes,
     format_ms,
+    interval_words,
     lead_of,
     machine_facts,
     noise_sentence,
@@ -138,6 +139,7 @@ def _circumstances(summary: Summary) -> str:
     facts = machine_facts(environment) | condition_facts(environment)
     split = f", {_name(data['split'])} split" if data["split"] else ""
     lines = [
+        interval_words(summary),
         f"Data: {_name(data['origin'])}{split}, {data['examples']:,} examples.",
         "Machine: " + "; ".join(f"{fact} {code(value)}" for fact, value in facts.items()) + ".",
         noise_sentence(environment),

@@ -18,6 +18,7 @@ from .wording import (
     format_bytes,
     format_macs,
     format_ms,
+    interval_words,
     machine_facts,
     margin_words,
     timing_doubt,
@@ -190,7 +191,7 @@ def _numbers(summary: Summary, rows: list[Row]) -> str:
                 "–" if drop is None else words.change(drop),
             ]
         )
-    raw, told = rows[0].raw, []
+    raw, told = rows[0].raw, [words for words in (interval_words(summary),) if words]
     if raw["size_bytes"] is not None:
         told.append(f"Size: {format_bytes(raw['size_bytes'])}.")
     if raw["macs"] is not None:

@@ -1,6 +1,6 @@
 """Numbers and sentences of the report, the same in the page, the pull request and the card."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from . import speedups
@@ -83,6 +83,27 @@ def timing_doubt(summary: Summary, row: Row) -> str:
     """
     reasons = [*_disturbances(summary, row), *_vagueness(row, summary)]
     return f" Timing unsure: {'; '.join(reasons)}." if reasons else ""
+
+
+def interval_words(summary: Summary) -> str:
+    """Say with what confidence the intervals of quality and speed hold; empty where none is shown.
+
+    Args:
+        summary: The document.
+    """
+    told = []
+    if confidence := _confidence(row.quality_interval for row in summary.rows):
+        told.append(f"of each {summary.words.name} {confidence:.0%}, two-sided")
+    timed = (row.raw["speedup"] for row in summary.rows if not row.is_baseline and row.is_timed)
+    if confidence := _confidence(timed):
+        told.append(f"of a speed-up {confidence:.0%}, two-sided")
+    drops = (row.drop_interval for row in summary.rows if not row.is_baseline)
+    if confidence := _confidence(drops):
+        told.append(
+            f"of a drop {confidence:.0%}, two-sided, so that each of its ends alone holds with "
+            f"{(1 + confidence) / 2:.0%}"
+        )
+    return f"Intervals: {'; '.join(told)}.".replace("%", " %") if told else ""
 
 
 def margin_words(summary: Summary) -> str:
@@ -253,6 +274,12 @@ def _vagueness(row: Row, summary: Summary) -> Iterator[str]:
         yield "too few rounds"
     elif not row.is_baseline and speedups.half_width(row.raw["speedup"]) > _UNSURE_HALF_WIDTH:
         yield "its interval is wide"
+
+
+def _confidence(intervals: Iterable[dict[str, Any] | None]) -> float:
+    """Return the confidence of the first interval that states one; 0 where none does."""
+    stated = (found.get("confidence") for found in intervals if found)
+    return next((float(value) for value in stated if value), 0.0)
 
 
 def _floor_at(environment: dict[str, Any], setting: Setting) -> dict[str, Any] | None:

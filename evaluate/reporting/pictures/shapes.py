@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from .labels import CHARACTER_WIDTH
 from .svg import (
     ACCENT,
     FONT_SIZE,
@@ -22,6 +23,7 @@ from .svg import (
 )
 from .tradeoff import log_ticks
 
+_WIDTH = 7.6
 _MARKERS = "Dosv^P"
 _DASHES = ("-", "-", "--", ":", "-.", "--")
 
@@ -59,8 +61,10 @@ def shapes_svg(
         The SVG element.
     """
     with style(prefix):
-        picture = Picture(Figure(figsize=(7.6, 3.1), dpi=POINTS_PER_INCH))
-        width = (0.93 - 0.13) / len(panels)
+        picture = Picture(Figure(figsize=(_WIDTH, 3.1), dpi=POINTS_PER_INCH))
+        longest = max(len(line.name) for line in lines)
+        names = min(0.4, CHARACTER_WIDTH * longest / (_WIDTH * POINTS_PER_INCH) + 0.03)
+        width = (0.985 - max(0.185, names)) / len(panels)
         for number, title in enumerate(panels):
             left = 0.065 + number * width
             axes = picture.figure.add_axes((left, 0.16, width - 0.05, 0.7))

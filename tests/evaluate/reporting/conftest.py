@@ -257,7 +257,9 @@ def _complete_measurement(entry: dict[str, Any]) -> None:
         "load_ms": {"median": 812.4, "n": 5},
         "throughput_per_s": 1000 * entry["batch"] / entry["latency_ms"]["median"],
         "metric_intervals": {name: interval(v, 0.014) for name, v in entry["metrics"].items()},
-        "accuracy_drop_interval": None if is_source else interval(drop, 0.0061),
+        "accuracy_drop_interval": None
+        if is_source
+        else interval(drop, 0.0061) | {"confidence": 0.9},
         "agreement": 1.0 if is_source else 0.957,
         "divergence": 0.0 if is_source else 0.0174,
         "divergence_p99": 0.0 if is_source else 0.2183,

@@ -157,6 +157,46 @@ def test_time_in_kernels_has_a_column_where_a_gpu_told_it(
     assert faults(full) == []
 
 
+def test_what_scrolls_can_be_reached_and_has_a_name(full: Document, parse_page: type):
+    page = parse_page(render_html(full))
+    scrolled = [d for d in page.all("div") if d.get("class") == "scroll"]
+    assert len(scrolled) == len(page.all("figure")) + len(page.all("table"))
+    assert all((d["tabindex"], d["role"]) == ("0", "region") for d in scrolled)
+    names = [d["aria-label"] for d in scrolled]
+    assert all(names)
+    assert len(set(names)) == len(names)
+
+
+def test_front_agrees_with_what_is_recommended(
+    document: Document, one_round: Document, parse_page: type
+):
+    for entry in document["measurements"][1:]:
+        entry |= {"speedup": one_round, "not_inferior": True}
+        entry["metrics"]["accuracy"] = 0.84
+    page = parse_page(render_html(document)).text
+    assert "Keep source: nothing else was shown to be faster" in page
+    rows = re.findall(r"(baseline|loss proved small) (yes|not sure|no)", page)
+    assert rows[0] == ("baseline", "yes")
+    assert [word for _, word in rows[1:]] == ["no", "no", "no", "not sure"]
+
+
+def test_confidence_of_every_kind_of_interval_is_told(full: Document, parse_page: type):
+    assert (
+        "Intervals: of each accuracy 95 %, two-sided; of a speed-up 95 %, two-sided; of a drop "
+        "90 %, two-sided, so that each of its ends alone holds with 95 %."
+    ) in parse_page(render_html(full)).text
+
+
+def test_parts_are_in_order_of_harm_only_where_there_is_some(full: Document, parse_page: type):
+    assert parse_page(render_html(full)).text.count(", most harmed first") == 2
+    for entry in full["measurements"]:
+        for part in entry["classes"]:
+            part["recall"] = part["recall_baseline"]
+        for part in entry["slices"]:
+            part["drop"] = -0.01
+    assert "most harmed" not in parse_page(render_html(full)).text
+
+
 def test_report_is_the_same_every_time(full: Document):
     assert render_html(full) == render_html(copy.deepcopy(full))
 
