@@ -1,12 +1,13 @@
 """The `init` command; it stands here because the demos are trained."""
 
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
+from tcompress.errors import RequestError
 from tcompress.options import (
     CONTEXT,
     FILE,
@@ -16,7 +17,6 @@ from tcompress.options import (
     common_options,
     demo_option,
     reading_options,
-    settled,
     slice_option,
 )
 from tcompress.tasks import Task
@@ -24,8 +24,10 @@ from tcompress.tasks import Task
 if TYPE_CHECKING:
     from tcompress.data import Examples
     from tcompress.encoder import Encoder
-    from tcompress.workspace import Workspace
+    from tcompress.workspace import Workspace, WorkspaceConfig
 
+_KEPT = "model"
+"""Where in a workspace a model stands that was made of the named one."""
 _TRIED = 8
 
 
@@ -96,7 +98,6 @@ def init(
 
     from tcompress.loading import load_encoder
     from tcompress.locking import lock_within
-    from tcompress.unpickled import unpickled
     from tcompress.workspace import DataConfig, Workspace, WorkspaceConfig, workspace_directory
 
     directory = workspace_directory(common.workspace)
@@ -109,9 +110,9 @@ def init(
 
         config = prepare_demo(demo, common.console).config
     else:
-        named = settled(_required_model(model), directory / "model")
+        model = _required_model(model)
         config = WorkspaceConfig(
-            model=str(named.resolve()),
+            model=str(model.resolve()),
             data=DataConfig(
                 **_data_files(data, train, validation, test),
                 text_column=text_column,
@@ -127,12 +128,14 @@ def init(
             seed=common.seed or 0,
         )
         given = ctx.get_parameter_source("label_column") is not ParameterSource.DEFAULT
-        readable_model = unpickled(named, directory) if allow_pickle_weights else nullcontext(named)
-        with readable_model as readable:
+        with ExitStack() as until_kept:
+            readable = _readable(until_kept, model, directory, pickles=allow_pickle_weights)
             opened = Workspace(directory, replace(config, model=str(readable.resolve())))
             _check(opened, task, needs_labels=given)
-            named = _placed(named, readable, task, directory / "model", replace=force)
-        config = replace(config, model=str(named.resolve()))
+            made = _lasting(until_kept, readable, task, directory)
+            if made != model:
+                config = replace(config, model=str((directory / _KEPT).resolve()))
+                _keep(made, model, directory, config, replace=force)
     workspace = Workspace.create(directory, config, replace=force)
     if common.console.as_json:
         document = {"schema_version": 1, "workspace": str(directory.resolve()), **asdict(config)}
@@ -167,16 +170,39 @@ def _required_model(model: Path | None) -> Path:
     return model
 
 
-def _placed(model: Path, readable: Path, task: str | None, target: Path, *, replace: bool) -> Path:
-    """Return where the model is to be found from now on."""
+def _readable(until_kept: ExitStack, model: Path, directory: Path, *, pickles: bool) -> Path:
+    from tcompress.unpickled import unpickled
+
+    return until_kept.enter_context(unpickled(model, directory)) if pickles else model
+
+
+def _lasting(until_kept: ExitStack, readable: Path, task: str | None, directory: Path) -> Path:
+    """Return a model directory that says all about the model and is in nobody's cache."""
+    from tcompress.factories import settled
     from tcompress.retasked import retasked
-    from tcompress.unpickled import keep
 
     if task is not None:
-        retold = retasked(readable, Task(task), target, replace=replace)
-        if retold != readable:
-            return retold
-    return model if readable == model else keep(readable, target, replace=replace)
+        readable = until_kept.enter_context(retasked(readable, Task(task), directory))
+    return until_kept.enter_context(settled(readable, directory))
+
+
+def _keep(
+    made: Path, model: Path, directory: Path, config: "WorkspaceConfig", *, replace: bool
+) -> None:
+    """Put what was made of a model into the workspace, unless something stands in the way."""
+    from tcompress.keeping import keep
+    from tcompress.workspace import CONFIG_FILE, Workspace
+
+    target = directory / _KEPT
+    if target.resolve() == model.resolve():
+        msg = (
+            f"{model}: a workspace keeps there what is made of a model; name the model that it was "
+            "made from, or move it away"
+        )
+        raise RequestError(msg)
+    if (directory / CONFIG_FILE).exists() and not replace:
+        Workspace.create(directory, config)  # which writes nothing there, but may refuse
+    keep(made, target, replace=replace)
 
 
 def _data_files(

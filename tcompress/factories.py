@@ -9,7 +9,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module, util
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,11 @@ from . import storage
 from .digests import document_digest
 from .errors import ModelError, RequestError
 from .intake import check_files, read_json
+from .keeping import renew
+from .locking import lock_file, locked
 from .machine import cache_directory
+from .own_sources import source_digest
+from .staging import staged
 
 FACTORY_FILE = "factory.json"
 TRUST_VARIABLE = "TCOMPRESS_TRUST_MODULE"
@@ -97,6 +102,51 @@ def factory_of(directory: Path) -> str:
     return name
 
 
+def write_factory(name: str, directory: Path) -> None:
+    """Write the name of a factory, and the digest of its source as it is now.
+
+    Args:
+        name: The factory, which is trusted.
+        directory: An existing directory.
+
+    Raises:
+        StorageError: If the file system refuses.
+    """
+    document = {"schema_version": _SCHEMA_VERSION, "factory": name, "source": _source(name)}
+    storage.write_text(directory / FACTORY_FILE, json.dumps(document) + "\n")
+
+
+def source_of_factory(directory: Path) -> str | None:
+    """Return the digest of the source of the factory that a model directory names.
+
+    Args:
+        directory: A directory with `factory.json`.
+
+    Returns:
+        That of the source as it is now; where the factory is not trusted or not found, what the
+        directory says. None where that says nothing.
+
+    Raises:
+        ModelError: If the file names no factory.
+    """
+    name = factory_of(directory)
+    now = _source(name) if name in _trusted() else None
+    return recorded_source(directory) if now is None else now
+
+
+def recorded_source(directory: Path) -> str | None:
+    """Return the digest of a factory's source when a model directory was made, if it is there.
+
+    Args:
+        directory: A directory with `factory.json`.
+
+    Raises:
+        ModelError: If the file cannot be read.
+    """
+    source = read_json(directory / FACTORY_FILE).get("source")
+    return source if isinstance(source, str) else None
+
+
 def imported(name: str) -> Callable[[], Any]:
     """Import a trusted factory, from the current directory too, as `python -m` would.
 
@@ -120,41 +170,78 @@ def imported(name: str) -> Callable[[], Any]:
     return factory
 
 
-def house(name: str, weights: Path | None, directory: Path | None = None) -> Path:
+def house(name: str, weights: Path | None) -> Path:
     """Make a model directory of a factory and its weights, which get a second name in it.
 
     Args:
         name: The factory, which is trusted from here on.
         weights: A safetensors file, or a directory with `model.safetensors`; tokenizer files and
             `anatomy.json` are taken from beside it. None for beside the factory's module.
-        directory: Where; in the user's cache by default.
 
     Returns:
-        The directory; that of the weights itself where it is one already.
+        The directory, in the user's cache; that of the weights itself where it is one already.
 
     Raises:
         RequestError: If there are no such weights.
         ModelError: If a file beside them may not be opened.
+        StorageError: If the file system refuses.
     """
-    from .blueprint import ANATOMY_FILE
-    from .preprocessing import TOKENIZER_FILES
-
     trust(name)
     file = _weights_of(name, weights)
     if (file.parent / FACTORY_FILE).is_file() and factory_of(file.parent) == name:
         return file.parent
-    if directory is None:
-        key = document_digest({"factory": name, "weights": str(file.resolve())})
-        directory = cache_directory() / "modules" / key[:16]
-    check_files(file.parent, (ANATOMY_FILE, *TOKENIZER_FILES))
-    storage.make_directory(directory)
-    for beside in (ANATOMY_FILE, *TOKENIZER_FILES):
-        if (file.parent / beside).is_file():
-            storage.copy_file(file.parent / beside, directory / beside)
-    document = {"schema_version": _SCHEMA_VERSION, "factory": name}
-    storage.write_text(directory / FACTORY_FILE, json.dumps(document) + "\n")
-    storage.link(file.resolve(), directory / _WEIGHTS_FILE)
-    return directory
+    key = document_digest({"factory": name, "weights": str(file.resolve())})
+    directory = _cached() / key[:16]
+    with staged(directory.parent) as made:
+        write_factory(name, made)
+        _take_over(file, made)
+        return renew(made, directory)
+
+
+@contextmanager
+def settled(directory: Path, workspace: Path) -> Iterator[Path]:
+    """Give a copy of what `house` made in the cache, gone with the block unless it is kept.
+
+    Args:
+        directory: A model directory.
+        workspace: Where the copy may stand.
+
+    Yields:
+        The copy; the directory itself where it stands elsewhere and so lasts.
+
+    Raises:
+        StorageError: If the file system refuses.
+    """
+    if directory.parent != _cached():
+        yield directory
+        return
+    with staged(workspace) as made:
+        with locked(lock_file(directory)):
+            storage.copy_file(directory / FACTORY_FILE, made / FACTORY_FILE)
+            _take_over(directory / _WEIGHTS_FILE, made)
+        yield made
+
+
+def _source(name: str) -> str | None:
+    _make_current_directory_importable()
+    return source_digest(name.partition(":")[0])
+
+
+def _take_over(weights: Path, made: Path) -> None:
+    """Give weights a second name in a directory, and copy what stands beside them."""
+    from .blueprint import ANATOMY_FILE
+    from .preprocessing import TOKENIZER_FILES
+
+    beside = (ANATOMY_FILE, *TOKENIZER_FILES)
+    check_files(weights.parent, beside)
+    for name in beside:
+        if (weights.parent / name).is_file():
+            storage.copy_file(weights.parent / name, made / name)
+    storage.link(weights.resolve(), made / _WEIGHTS_FILE)
+
+
+def _cached() -> Path:
+    return cache_directory() / "modules"
 
 
 def _trusted() -> list[str]:

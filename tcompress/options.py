@@ -20,7 +20,6 @@ DIRECTORY = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 RATIO = click.FloatRange(0, 1)
 _TYPED_WEIGHTS = "tcompress.weights"
-_TYPED_FACTORY = "tcompress.factory"
 
 
 class ModelPath(click.Path):
@@ -50,28 +49,10 @@ class ModelPath(click.Path):
             return fetched(value)
         if not is_factory(value):
             return super().convert(value, parameter, ctx)
-        weights = ctx.meta.get(_TYPED_WEIGHTS)
-        ctx.meta[_TYPED_FACTORY] = (value, weights)
-        return house(value, weights)
+        return house(value, ctx.meta.get(_TYPED_WEIGHTS))
 
 
 MODEL = ModelPath(path_type=Path, file_okay=False)
-
-
-def settled(model: Path, directory: Path) -> Path:
-    """Return a model directory that lasts: one made of a typed factory moves in with its user.
-
-    Args:
-        model: The model directory.
-        directory: Where to keep it, if it was made of a factory.
-    """
-    from .factories import house
-
-    typed = click.get_current_context().meta.get(_TYPED_FACTORY)
-    if typed is None:
-        return model
-    name, weights = typed
-    return house(name, weights, directory)
 
 
 def _keep_weights(

@@ -5,14 +5,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from . import storage
-from .digests import file_digest
 from .embedder import EmbedderSpec, dense_weights, is_embedder
 from .encoder import copy_carried_files
-from .errors import ModelError, OutputExistsError
+from .errors import ModelError, RequestError
 from .intake import is_there
 from .intake.pickles import PickledWeights
 from .intake.weights import INDEX_FILE, WEIGHTS_FILE
-from .staging import put, staged
+from .keeping import keep as keep
+from .staging import staged
 
 
 @contextmanager
@@ -44,36 +44,8 @@ def unpickled(directory: Path, workspace: Path) -> Iterator[Path]:
             weights.convert(made / name)
         try:
             yield made
-        except ModelError as error:  # what is bad about the copy is so about the model
-            raise ModelError(str(error).replace(str(made), str(directory))) from error
-
-
-def keep(made: Path, target: Path, *, replace: bool) -> Path:
-    """Let a directory from `unpickled` outlast its block.
-
-    Args:
-        made: The directory.
-        target: Where it is to stand.
-        replace: Whether another model may be replaced there.
-
-    Returns:
-        The target.
-
-    Raises:
-        OutputExistsError: If something else is there and may not be replaced.
-        StorageError: If the file system refuses.
-    """
-    if target.is_dir() and _contents(target) == _contents(made):
-        return target
-    if is_there(target):
-        foreign = sorted(_files(target) - _files(made)) if target.is_dir() else [target.name]
-        if foreign or not replace:
-            also = f", with {foreign[0]} in it: move it away" if foreign else "; pass --force"
-            msg = f"{target}: something else is here already{also} to replace it"
-            raise OutputExistsError(msg)
-    storage.sync_tree(made)
-    put(made, target)
-    return target
+        except (ModelError, RequestError) as error:  # what is bad about the copy is so about it
+            raise type(error)(str(error).replace(str(made), str(directory))) from error
 
 
 def _pickled(directory: Path) -> dict[str, PickledWeights]:
@@ -85,12 +57,3 @@ def _pickled(directory: Path) -> dict[str, PickledWeights]:
         names += [name for name in dense if not is_there(directory / name)]
     found = {name: PickledWeights.find((directory / name).parent) for name in names}
     return {name: weights for name, weights in found.items() if weights is not None}
-
-
-def _contents(directory: Path) -> dict[str, str]:
-    return {name: file_digest(directory / name) for name in _files(directory)}
-
-
-def _files(directory: Path) -> set[str]:
-    found = (path for path in directory.rglob("*") if not path.is_dir())
-    return {path.relative_to(directory).as_posix() for path in found}

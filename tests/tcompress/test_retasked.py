@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 from tcompress import load
 from tcompress.encoder import copy_carried_files
 from tcompress.errors import RequestError
-from tcompress.retasked import retasked
 from tcompress.tasks import Task
 
 
@@ -25,6 +24,14 @@ def label_sets(tmp_path: Path) -> Path:
     ]
     path = tmp_path / "sets.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def single_labels(tmp_path: Path) -> Path:
+    path = tmp_path / "single.csv"
+    rows = (f"the plot was {i},{('good', 'bad')[i % 2]}\n" for i in range(40))
+    path.write_text("text,label\n" + "".join(rows))
     return path
 
 
@@ -67,6 +74,7 @@ def test_a_head_for_another_task_is_refused_in_one_line(
 
 def test_a_model_is_replaced_only_when_allowed_and_never_by_a_refused_start(
     label_sets: Path,
+    single_labels: Path,
     other_model: Path,
     tmp_path: Path,
     model_directories: Callable,
@@ -78,15 +86,45 @@ def test_a_model_is_replaced_only_when_allowed_and_never_by_a_refused_start(
     assert tcompress(*first).exit_code == tcompress(*first).exit_code == 0
     refused = tcompress("init", other_model, "--data", label_sets, *place)
     assert refused.exit_code == 2
-    assert "another model is here already; pass --force to replace it" in refused.stderr
+    assert "something else is here already; pass --force to replace it" in refused.stderr
     wrong = label_sets.with_name("wrong.jsonl")
     wrong.write_text(label_sets.read_text().replace('"bad"', '"sad"'))
     assert tcompress("init", other_model, "--data", wrong, *place, "--force").exit_code == 5
     assert weights.samefile(model_directories("bert") / weights.name)
     assert tcompress("init", other_model, "--data", label_sets, *place, "--force").exit_code == 0
     assert weights.samefile(other_model / weights.name)
-    with pytest.raises(RequestError, match="name the model that it was made from"):
-        retasked(weights.parent, Task.CLASSIFICATION, weights.parent, replace=True)
+    again = ("init", weights.parent, "--data", single_labels, *place[2:], "--force")
+    refused = tcompress(*again, "--task", "classification")
+    assert refused.exit_code == 2, refused.output
+    assert "name the model that it was made from" in refused.stderr
+    assert weights.samefile(other_model / weights.name)
+
+
+def test_files_of_others_stay_where_a_model_is_to_stand(
+    label_sets: Path, tmp_path: Path, model_directories: Callable, tcompress: Callable
+) -> None:
+    kept = tmp_path / "w" / "model"
+    kept.mkdir(parents=True)
+    (kept / "model.safetensors.index.json").write_text("mine")
+    words = ("init", model_directories("bert"), "--data", label_sets, "--task", "multi-label")
+    refused = tcompress(*words, "--workspace", tmp_path / "w", "--force")
+    assert refused.exit_code == 2
+    assert "with model.safetensors.index.json in it: move it away" in refused.stderr
+    assert [path.read_text() for path in (tmp_path / "w").rglob("*.*")] == ["mine"]
+
+
+def test_a_refused_start_leaves_no_model_behind(
+    single_labels: Path,
+    label_sets: Path,
+    tmp_path: Path,
+    model_directories: Callable,
+    tcompress: Callable,
+) -> None:
+    words = ("init", model_directories("bert"), "--workspace", tmp_path / "w", "--data")
+    assert tcompress(*words, single_labels).exit_code == 0
+    refused = tcompress(*words, label_sets, "--task", "multi-label")
+    assert "a workspace is here already" in refused.stderr
+    assert not (tmp_path / "w" / "model").exists()
 
 
 def test_a_task_named_to_load_is_checked(model_directories: Callable[[str], Path]) -> None:
