@@ -27,7 +27,7 @@ from .embedder import (
     is_embedder,
 )
 from .errors import DataError, DeviceError, ModelError
-from .factories import FACTORY_FILE
+from .factories import FACTORY_FILE, source_of_factory
 from .images import PROCESSOR_FILE
 from .intake import check_files
 from .intake.configs import CONFIG_FILE, check_sizes, read_config_document, sizes_of
@@ -236,8 +236,9 @@ def model_digest(directory: Path) -> str:
     """
     dense = dense_weights(EmbedderSpec.read(directory)).values() if is_embedder(directory) else ()
     parts = [part for name in (WEIGHTS_FILE, *dense) for part in weight_names(directory, name)]
-    names = (*parts, *_carried_files(directory))
-    return document_digest({name: file_digest(directory / name) for name in names})
+    digests = {name: file_digest(directory / name) for name in (*parts, *_carried_files(directory))}
+    own = (directory / FACTORY_FILE).is_file()
+    return document_digest(digests | ({"source": source_of_factory(directory)} if own else {}))
 
 
 def _carried_files(directory: Path) -> list[str]:

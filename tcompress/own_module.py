@@ -1,6 +1,7 @@
 """Users' own modules: how they are called, and what they become when they are opened."""
 
 import inspect
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from .blueprint import (
 from .discovery import FusedProjectionError, discover, record
 from .encoded import ATTENTION_MASK
 from .errors import ModelError
-from .factories import built_by
+from .factories import built_by, factory_of, recorded_source, source_of_factory, write_factory
 from .intake import read_json
 from .storage import write_json
 from .transformer import TensorInputs
@@ -132,12 +133,13 @@ class OwnModule(nn.Module):
         return answers
 
     def write_description(self, directory: Path) -> None:
-        """Write where the pieces are, so that nothing has to be found again.
+        """Write where the pieces are, so that nothing has to be found again, and of which source.
 
         Args:
-            directory: An existing directory.
+            directory: A directory with the `factory.json` of what the module was made of.
         """
         write_json(directory / ANATOMY_FILE, self.blueprint.to_json())
+        write_factory(factory_of(directory), directory)
 
     def _as_plain(self, anatomy: Anatomy) -> nn.Module:
         """Return the pieces put together, anew when one of them was replaced or moved."""
@@ -194,6 +196,7 @@ def described(directory: Path, module: nn.Module) -> OwnModule:
     Raises:
         ModelError: If the description does not fit the module.
     """
+    _warn_of_other_source(directory)
     blueprint = read_blueprint(directory / ANATOMY_FILE, module)
     _replace_attention_(module)
     for name in blueprint.fused:
@@ -248,6 +251,16 @@ def call(module: nn.Module, how: Call, inputs: Mapping[str, Tensor]) -> Tensor:
         output = output[0]
     answers: Tensor = getattr(output, "logits", output)
     return answers
+
+
+def _warn_of_other_source(directory: Path) -> None:
+    recorded = recorded_source(directory)
+    if recorded is not None and recorded != source_of_factory(directory):
+        msg = (
+            f"{directory}: the source of {factory_of(directory)} changed since this was made of "
+            "it; run the stage that wrote it again"
+        )
+        warnings.warn(msg, stacklevel=2)
 
 
 def _formed(mask: Tensor, form: MaskForm) -> Tensor:

@@ -1,5 +1,6 @@
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -14,10 +15,10 @@ import tcompress
 from tcompress.attention import HeadAttention
 from tcompress.compress.gating import masked
 from tcompress.compress.pruning import prune_
-from tcompress.encoder import Encoder, open_encoder
+from tcompress.encoder import Encoder, model_digest, open_encoder
 from tcompress.errors import ModelError, RequestError
 from tcompress.export.exporting import write_export
-from tcompress.factories import TRUST_VARIABLE
+from tcompress.factories import TRUST_VARIABLE, house
 from tcompress.plan import CompressionPlan, LayerPlan, Precision
 
 _MODULES = "own_modules"
@@ -31,6 +32,20 @@ def _importable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(TRUST_VARIABLE, "")
     monkeypatch.setenv("TCOMPRESS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def readings(tmp_path: Path) -> Path:
+    """Labelled inputs for `own_modules:sensors`."""
+    rng = np.random.default_rng(0)
+    inputs = rng.standard_normal((200, 6, 5), dtype=np.float32)
+    labels = (inputs[:, 0, 0] > 0).astype(np.int64)
+    np.savez(tmp_path / "data.npz", inputs=inputs, labels=labels)
+    return tmp_path / "data.npz"
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
 def write_weights(name: str, directory: Path) -> Path:
@@ -168,8 +183,112 @@ def test_masks_of_every_head_are_cut_with_the_heads() -> None:
     torch.testing.assert_close(attention(x, x, x, attn_mask=mask)[0], expected)
 
 
+def test_files_of_the_user_stay_where_the_model_is_to_stand(
+    tmp_path: Path, readings: Path, tcompress: Callable
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("model.safetensors", "tokenizer.json", "notes.txt"):
+        (model / name).write_text(f"my {name}")
+    before = contents(model)
+    write_weights("sensors", tmp_path / "weights")
+    words = ("init", f"{_MODULES}:sensors", "--weights", "weights", "--data", readings)
+    refused = tcompress(*words)
+    assert refused.exit_code == 2, refused.output
+    assert "something else is here already" in refused.stderr
+    refused = tcompress(*words, "--force")
+    assert refused.exit_code == 2
+    assert "with notes.txt in it: move it away" in refused.stderr
+    assert contents(model) == before
+    assert not list(tmp_path.glob(".tcompress-*"))
+
+
+def test_a_refused_start_with_a_factory_touches_nothing(
+    tmp_path: Path, readings: Path, tcompress: Callable
+) -> None:
+    write_weights("sensors", tmp_path / "weights")
+    words = ("init", f"{_MODULES}:sensors", "--weights", "weights", "--data")
+    assert tcompress(*words, readings).exit_code == 0
+    before = contents(tmp_path / "model")
+    assert (tmp_path / "model" / "model.safetensors").samefile("weights/model.safetensors")
+    write_weights("sensors", tmp_path / "others")
+    with np.load(readings) as arrays:
+        np.savez("wrong.npz", inputs=arrays["inputs"], labels=arrays["labels"] + 7)
+    others = ("init", f"{_MODULES}:sensors", "--weights", "others", "--force", "--data")
+    assert tcompress(*others, "wrong.npz").exit_code == 5
+    assert contents(tmp_path / "model") == before
+    assert (tmp_path / "model" / "model.safetensors").samefile("weights/model.safetensors")
+    assert tcompress(*words, readings).exit_code == 0, "nothing changed"
+
+
+def test_the_cached_directory_is_whole_for_each_of_several_processes(tmp_path: Path) -> None:
+    weights = write_weights("sensors", tmp_path / "weights")
+    (weights / "tokenizer.json").write_text("{}")
+    code = (
+        "import sys; from pathlib import Path; from tcompress.factories import house\n"
+        "for _ in range(20): made = house(sys.argv[1], Path(sys.argv[2]))\n"
+        "print(made)"
+    )
+    words = [sys.executable, "-c", code, f"{_MODULES}:sensors", str(weights)]
+    started = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    found = {process.communicate()[0].strip() for process in started}
+    assert [process.returncode for process in started] == [0, 0, 0]
+    (directory,) = map(Path, found)
+    assert set(contents(directory)) == {"factory.json", "model.safetensors", "tokenizer.json"}
+    (weights / "tokenizer.json").unlink()
+    assert house(f"{_MODULES}:sensors", weights) == directory
+    assert set(contents(directory)) == {"factory.json", "model.safetensors"}
+    assert [path.name for path in directory.parent.iterdir()] == [directory.name]
+
+
+def test_a_stage_is_done_again_when_the_source_of_the_module_changes(
+    tmp_path: Path, readings: Path, monkeypatch: pytest.MonkeyPatch, tcompress: Callable
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    helper = tmp_path / "edited_helper.py"
+    helper.write_text("ACTIVATION = 'relu'\n")
+    (tmp_path / "edited.py").write_text(
+        "import own_modules\n\n\ndef build():\n    from edited_helper import ACTIVATION\n"
+        "    return own_modules.Tutorial(activation=ACTIVATION)\n"
+    )
+    import edited
+
+    torch.manual_seed(0)
+    (tmp_path / "weights").mkdir()
+    save_file(edited.build().state_dict(), tmp_path / "weights" / "model.safetensors")
+    ids = np.random.default_rng(0).integers(1, 20, (60, 6))
+    np.savez("ids.npz", inputs=ids, labels=ids[:, 0] % 2)
+    trust = ("--trust-module", "edited:build")
+    names = ("--data", "ids.npz", "--label-map", "0=bad,1=good")
+    assert tcompress("init", "edited:build", "--weights", "weights", *names).exit_code == 0
+    prune = ("prune", "--criterion", "magnitude", "--no-reconstruct", "--heads", 0.5, *trust)
+    assert tcompress(*prune).exit_code == 0
+    assert "is up to date" in tcompress(*prune).stderr
+    helper.write_text("ACTIVATION = 'gelu'\n")
+    with pytest.warns(UserWarning, match=r"the source of edited:build changed since this was made"):
+        assert tcompress("export", *trust).exit_code == 0
+    stale = tcompress("inspect", "artifacts/prune", *trust).stdout
+    assert "stale: since then the model changed" in stale
+    again = tcompress(*prune, "--force")
+    assert again.exit_code == 0, again.output
+    assert "not up to date: the model changed" in again.stderr
+    assert "is up to date" in tcompress(*prune).stderr
+
+
+def test_code_that_a_file_names_is_not_looked_for_either(tmp_path: Path) -> None:
+    model = write_weights("text", tmp_path / "model")
+    (tmp_path / "evil").mkdir()
+    (tmp_path / "evil" / "__init__.py").write_text("raise SystemExit('imported')\n")
+    (tmp_path / "evil" / "inner.py").write_text("")
+    (model / "factory.json").write_text(json.dumps({"factory": "evil.inner:build", "source": "x"}))
+    before = model_digest(model)
+    (tmp_path / "evil" / "inner.py").write_text("changed = True")
+    assert model_digest(model) == before
+    assert "evil" not in sys.modules
+
+
 def test_the_declared_example_of_the_docs_is_scored_and_pruned(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tcompress: Callable
+    tmp_path: Path, readings: Path, monkeypatch: pytest.MonkeyPatch, tcompress: Callable
 ) -> None:
     code = re.search(r"```python\n(.*?)```", _DOCS.read_text(), re.DOTALL)
     assert code is not None
@@ -180,13 +299,10 @@ def test_the_declared_example_of_the_docs_is_scored_and_pruned(
     torch.manual_seed(0)
     (tmp_path / "weights").mkdir()
     save_file(my_model.build().state_dict(), tmp_path / "weights" / "model.safetensors")
-    rng = np.random.default_rng(0)
-    inputs = rng.standard_normal((200, 6, 5), dtype=np.float32)
-    np.savez(tmp_path / "data.npz", inputs=inputs, labels=(inputs[:, 0, 0] > 0).astype(np.int64))
     own = ("my_model:build", "--weights", "weights")
     trust = ("--trust-module", "my_model:build")
     for words in (
-        ("init", *own, "--data", "data.npz", "--label-map", "0=idle,1=busy"),
+        ("init", *own, "--data", readings, "--label-map", "0=idle,1=busy"),
         ("score", *trust),
         ("prune", "--heads", 0.5, *trust),
         ("export", *trust),
