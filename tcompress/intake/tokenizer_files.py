@@ -16,6 +16,7 @@ LIMIT_BYTES = 128 << 20
 MAX_ADDED = 50_000
 MAX_PATTERN = 2_000
 MAX_GROWTH = 64
+MAX_ROW = 2
 MAX_CHARSMAP_BYTES = 8 << 20
 _MODEL_FILE = "tokenizer.json"
 _CONFIG_FILE = "tokenizer_config.json"
@@ -25,6 +26,12 @@ _PATH_KEYS = ("vocab_file", "merges_file", "tokenizer_file")
 _REMEDY = "take the model's tokenizer files from where it came"
 # An escape, a class of characters, the start of a group, its end, a repetition, an alternative.
 _PIECES = re.compile(r"\\.|\[\^?\]?(?:\\.|\[:.*?:\]|[^\]\\])*\]|(\()|(\))|([*+]|\{\d*,?\d*\})|(\|)")
+# One character or class that is repeated without bound, not possessively.
+_REPEATED = re.compile(
+    r"(\\[pP]\{\^?\w+\}|\\.|\[\^?\]?(?:\\.|\[:.*?:\]|[^\]\\])*\]|[^\\()|*+?{}\[\]])(?:[*+]|\{\d*,\})\??(?!\+)",
+    re.DOTALL,
+)
+_PROBES = "a 1.\ue000"
 _ONCE = re.compile(r"\{(\d*,)?[01]\}")
 
 
@@ -100,7 +107,11 @@ def _check_model(path: Path, rows: int) -> str | None:
         _check_pattern(path, step)
         if step.get("type") == "Precompiled":
             _check_charsmap(path, step.get("precompiled_charsmap"))
-    _check_growth(path, document.get("normalizer"))
+    _check_replacements(path, document.get("normalizer"))
+    _check_growth(path, document.get("normalizer"), document.get("pre_tokenizer"))
+    if dropout := document["model"].get("dropout"):
+        msg = f"{path}: 'dropout' {dropout!r:.40} makes its tokens random; set it to null"
+        raise ModelError(msg)
     kind = document["model"].get("type")
     return kind if isinstance(kind, str) else None
 
@@ -164,6 +175,12 @@ def _check_pattern(path: Path, step: Mapping[str, Any]) -> None:
             f"forever; {_REMEDY}"
         )
         raise ModelError(msg)
+    if repeats_in_a_row(pattern):
+        msg = (
+            f"{path}: the pattern {pattern[:60]!r} has over {MAX_ROW} repetitions in a row, which "
+            f"can take forever; {_REMEDY}"
+        )
+        raise ModelError(msg)
 
 
 def repeats_in_repeats(pattern: str) -> bool:
@@ -190,13 +207,64 @@ def repeats_in_repeats(pattern: str) -> bool:
     return False
 
 
-def _check_growth(path: Path, normalizer: Any) -> None:
-    """Raise where replacements one after the other make a text many times as long."""
-    steps = _steps(normalizer)
-    contents = [step["content"] for step in steps if isinstance(step.get("content"), str)]
-    if prod(max(1, len(content)) for content in contents) > MAX_GROWTH:
+def repeats_in_a_row(pattern: str) -> bool:
+    """Tell whether more than `MAX_ROW` repetitions follow each other that may share a text.
+
+    Two that do occur in known patterns, such as `\\s*[\\r\\n]+`; three have too many ways.
+
+    Args:
+        pattern: A regular expression of Oniguruma.
+    """
+    row, end, before = 0, -1, ""
+    for found in _REPEATED.finditer(pattern):
+        atom = found[1]
+        follows = found.start() == end and not _are_apart(before, atom)
+        row, end, before = row + 1 if follows else 1, found.end(), atom
+        if row > MAX_ROW:
+            return True
+    return False
+
+
+def _are_apart(one: str, other: str) -> bool:
+    """Tell whether no character is of both, where that is simple to say."""
+    if len(one) == len(other) == 1:
+        return one != other and "." not in (one, other)
+    return one[0] == other[0] == "\\" and one != other and one.lower() == other.lower()
+
+
+def _check_replacements(path: Path, normalizer: Any) -> None:
+    """Raise where what a pattern finds is nothing, so that it is replaced everywhere."""
+    from tokenizers import Regex  # not where a command's help is asked for
+    from tokenizers.normalizers import Replace
+
+    for step in _steps(normalizer):
+        if not isinstance(pattern := step.get("Regex", step.get("String")), str):
+            continue
+        try:
+            matcher = Regex(pattern) if "Regex" in step else pattern
+            replace = Replace(matcher, "\0").normalize_str
+            finds_nothing = not pattern or any(f"{c}\0{c}" in replace(c * 2) for c in _PROBES)
+        except Exception as error:  # the library raises nothing narrower
+            msg = f"{path}: {pattern[:60]!r} is no pattern: {error}; {_REMEDY}"
+            raise ModelError(msg) from error
+        if finds_nothing:
+            msg = f"{path}: the pattern {pattern[:60]!r} also finds the empty text; {_REMEDY}"
+            raise ModelError(msg)
+
+
+def _check_growth(path: Path, normalizer: Any, splitter: Any) -> None:
+    """Raise where changes one after the other make a text many times as long."""
+    growth = prod(_growth(step) for step in _steps(normalizer, splitter))
+    if growth > MAX_GROWTH:
         msg = f"{path}: its replacements make a text over {MAX_GROWTH} times as long; {_REMEDY}"
         raise ModelError(msg)
+
+
+def _growth(step: Mapping[str, Any]) -> int:
+    """Return how many times as long a step may make a text; of one character, where it adds."""
+    added = [step[key] for key in ("content", "prepend") if isinstance(step.get(key), str)]
+    bytewise = 2 if step.get("type") == "ByteLevel" else 1
+    return bytewise * max(1, *(len(text) for text in added), 1)
 
 
 def _check_charsmap(path: Path, encoded: Any) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from tcompress.data import Examples
 from tcompress.errors import ModelError, StorageError
-from tcompress.intake.tokenizer_files import repeats_in_repeats
+from tcompress.intake.tokenizer_files import repeats_in_a_row, repeats_in_repeats
 from tcompress.preprocessing import TextPreprocessor, open_preprocessor
 
 EXAMPLES = Examples("d.csv", ("0",), texts=("the film was good",))
@@ -95,6 +95,30 @@ def _replace(content: str) -> dict[str, Any]:
             ),
             r"repeats what itself repeats",
             id="catastrophic pattern",
+        ),
+        pytest.param(
+            "tokenizer.json",
+            _normalizer({"type": "Replace", "pattern": {"Regex": "x*"}, "content": "a"}),
+            r"the pattern 'x\*' also finds the empty text",
+            id="pattern that finds nothing",
+        ),
+        pytest.param(
+            "tokenizer.json",
+            _normalizer({"type": "Prepend", "prepend": "a" * 1000}),
+            "make a text over 64 times as long",
+            id="long prefix",
+        ),
+        pytest.param(
+            "tokenizer.json",
+            _normalizer({"type": "Sequence", "normalizers": [{"type": "ByteLevel"}] * 30}),
+            "make a text over 64 times as long",
+            id="bytes of bytes",
+        ),
+        pytest.param(
+            "tokenizer.json",
+            lambda d: d["model"].update(dropout=0.1),
+            "'dropout' 0.1 makes its tokens random; set it to null",
+            id="dropout",
         ),
         pytest.param(
             "tokenizer_config.json",
@@ -205,6 +229,22 @@ def test_line_ends_of_a_vocabulary_are_no_part_of_its_tokens(directory: Path, en
 )
 def test_patterns_of_known_models_are_taken(pattern: str) -> None:
     assert not repeats_in_repeats(pattern)
+    assert not repeats_in_a_row(pattern)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "refused"),
+    [
+        ("a*a*a*a*a*a*[bc]", True),
+        (r"\s*[\r\n]+\s+", True),
+        (r"\s*[\r\n]+|\s+(?!\S)|\s+", False),
+        (r"\d+\D+\d+", False),
+        ("a+b+c+", False),
+        ("a++a++a++", False),
+    ],
+)
+def test_three_repetitions_that_share_a_text_are_too_many(pattern: str, refused: bool) -> None:
+    assert repeats_in_a_row(pattern) is refused
 
 
 @pytest.mark.parametrize(

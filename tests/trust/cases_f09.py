@@ -166,6 +166,36 @@ CASES = (
     ),
     _refused("catastrophic pattern", _edited(MODEL, _splitting("(x+x+)+y")), "repeats"),
     _refused("pattern of alternatives", _edited(MODEL, _splitting("(?:a|aa)+b")), "repeats"),
+    _refused("pattern of repetitions", _edited(MODEL, _splitting("a*a*a*a*a*a*[bc]")), "in a row"),
+    _refused(
+        "pattern that finds nothing",
+        _edited(
+            MODEL,
+            _normalizing({"type": "Replace", "pattern": {"Regex": ""}, "content": "a" * 60}),
+        ),
+        "empty text",
+    ),
+    _refused(
+        "prefixes of megabytes",
+        _edited(
+            MODEL,
+            _normalizing(
+                {
+                    "type": "Sequence",
+                    "normalizers": [{"type": "Prepend", "prepend": "a" * (1 << 17)}] * 50,
+                }
+            ),
+        ),
+        "times as long",
+    ),
+    _refused(
+        "bytes of bytes",
+        _edited(
+            MODEL, _normalizing({"type": "Sequence", "normalizers": [{"type": "ByteLevel"}] * 30})
+        ),
+        "times as long",
+    ),
+    _refused("dropout", _edited(MODEL, lambda d: d["model"].update(dropout=0.1)), "random"),
     _refused("doubling replacements", _edited(MODEL, _doubling), "times as long"),
     _harmless(
         "chat template named as a path",
