@@ -8,6 +8,7 @@ import os
 import pickle
 import shutil
 import struct
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -73,6 +74,79 @@ def _pickled(name: str) -> Build:
         with zipfile.ZipFile(directory / name, "w") as archive:
             archive.writestr("inputs.npy", array + pickle.dumps([Opener(seeds.canary)]))
         return directory / name
+
+    return build
+
+
+def _arrays(**arrays: np.ndarray) -> Build:
+    def build(seeds: Seeds, directory: Path) -> Path:
+        np.savez(directory / "d.npz", **({"inputs": np.ones((8, 6, 5), np.float32)} | arrays))
+        return directory / "d.npz"
+
+    return build
+
+
+def _parquet(column: str, kind: str) -> Build:
+    """Rows that are long, or not of Python's time, in few bytes."""
+
+    def build(seeds: Seeds, directory: Path) -> Path:
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        rows = pa.array([0] * 2000, pa.int32())
+        values = {
+            "long": lambda: pa.DictionaryArray.from_arrays(rows, ["a" * (5 << 20)]),
+            "date": lambda: pa.array([2**31 - 1] * 2000, pa.int32()).cast(pa.date32()),
+            "duration": lambda: pa.array([2**62] * 2000, pa.duration("s")),
+        }[kind]()
+        columns = {"text": ["film"] * 2000, "label": ["good"] * 2000, column: values}
+        parquet.write_table(pa.table(columns), directory / "d.parquet")
+        return directory / "d.parquet"
+
+    return build
+
+
+def _beside(build: Build) -> Build:
+    """Put what another function builds beside a copy of the model."""
+
+    def both(seeds: Seeds, directory: Path) -> Path:
+        shutil.copytree(seeds.bert, directory / "model")
+        build(seeds, directory)
+        return directory
+
+    return both
+
+
+def _tarred(seeds: Seeds, directory: Path) -> Path:
+    path = directory / "d.csv.tar"
+    with tarfile.open(path, "w:gz") as archive:
+        member = tarfile.TarInfo("d.csv")
+        member.size = 128 << 20
+        archive.addfile(member, io.BytesIO(bytes(member.size)))
+    return path
+
+
+def _url(seeds: Seeds, directory: Path) -> Path:
+    """A directory whose name is the start of a URL, with a file that is not the one of the URL."""
+    outside = directory / "outside.csv.bak"
+    outside.write_text(HEAD + ROWS)
+    inside = Path(f"{directory}/file:{outside}")
+    inside.parent.mkdir(parents=True)
+    inside.write_text(HEAD + ROWS)
+    return inside
+
+
+def _page(place: str) -> Build:
+    """A folder whose README.md names data elsewhere."""
+
+    def build(seeds: Seeds, directory: Path) -> Path:
+        shutil.copytree(seeds.bert, directory / "model")
+        (directory / "outside.csv").write_text(HEAD + ROWS)
+        (directory / "set").mkdir()
+        path = place.format(directory=directory)
+        page = f"---\nconfigs:\n- config_name: default\n  data_files:\n  - path: {path}\n---\n"
+        (directory / "set" / "README.md").write_text(page)
+        return directory
 
     return build
 
@@ -150,6 +224,23 @@ def _taken(name: str, file: str, content: bytes | str) -> Case:
     )
 
 
+def _tensors(name: str, says: str, **arrays: np.ndarray) -> Case:
+    return Case(name, "F10", Opens.TENSORS, _arrays(**arrays), says=says)
+
+
+def _paged(name: str, place: str) -> Case:
+    words = (*SCORE, "hf:{input}/set")
+    return Case(name, "F10", Opens.WORDS, _page(place), says="no data files", words=words)
+
+
+def _question(answers: str) -> Build:
+    return _file("d.jsonl", f'{{"question": "a", "context": "the film", "answers": {answers}}}\n')
+
+
+WIDE = json.dumps({"text": "film", "label": "bad", **{f"{i:x}": 0 for i in range(20_000)}})
+PLAIN = '{"text": "film", "label": "good"}\n'
+FLOATS = np.ones((8, 6, 5), np.float32)
+
 CASES = (
     _refused("empty", _file("d.csv", ""), "empty"),
     _refused("head only", _file("d.csv", HEAD), "no examples"),
@@ -195,4 +286,64 @@ CASES = (
     _taken("line of a megabyte", "d.csv", f"{HEAD}{'good ' * 200_000},good\nbad,bad\n"),
     _taken("ids twice", "d.csv", "id,text,label\n1,a,good\n1,the,bad\n"),
     _taken("formula in a cell", "d.csv", f"{HEAD}\"=cmd|'/c calc'!A1\",good\nfilm,bad\n"),
+    _refused("Parquet of one text in all rows", _parquet("text", "long"), "rows take over"),
+    _refused("Parquet of dates beyond the calendar", _parquet("label", "date"), "cannot be read"),
+    _refused("Parquet of endless durations", _parquet("label", "duration"), "cannot be read"),
+    Case(
+        "Parquet with a bomb in another column",
+        "F10",
+        Opens.WORDS,
+        _beside(_parquet("note", "long")),
+        codes=OK,
+        accepted=True,
+        words=(*SCORE, "{input}/d.parquet"),
+    ),
+    _taken("record of many keys among others", "d.jsonl", f"{WIDE}\n" + PLAIN * 19_999),
+    _refused(
+        "bomb of JSON",
+        _file("d.json.gz", gzip.compress(b"[" + b"{}," * 20_000_000 + b"{}]", 1)),
+        "lists and objects",
+    ),
+    _refused("bomb in a tar", _tarred, "unknown data format"),
+    _refused("path like a URL", _url, "unknown data format"),
+    _refused("sentence without end", _file("d.conll", "the O\n" * 100_001), "without a blank line"),
+    _paged("page that names an absolute path", "{directory}/outside.csv"),
+    _paged("page that names a path above", "../outside.csv"),
+    _paged("page that names the hub", "hf://datasets/owner/name/d.csv"),
+    _paged("page that names a server", "http://127.0.0.1:9/d.csv"),
+    _refused(
+        "number among lists of words",
+        _file("d.jsonl", '{"text": ["a"], "label": ["x"]}\n{"text": 5, "label": ["x"]}\n'),
+        "lists of words",
+    ),
+    _refused("object for a text", _file("d.jsonl", '{"text": {"a": 1}}\n'), "no text"),
+    _refused(
+        "answer at a word",
+        _question('[{"text": "film", "answer_start": "abc"}]'),
+        "no whole number",
+    ),
+    _refused(
+        "answer at a list", _question('[{"text": "film", "answer_start": [1]}]'), "no whole number"
+    ),
+    _refused(
+        "answers with one start", _question('{"text": ["film"], "answer_start": 5}'), "for 1 texts"
+    ),
+    _refused("row longer than the head", _file("d.csv", f"{HEAD}a,good,x\nb,bad,y\n"), "3 cells"),
+    _refused(
+        "row shorter than the head", _file("d.csv", f"{HEAD}a,good\nb\n"), "row 2 has 1 cells"
+    ),
+    _refused(
+        "image in a row too long", _file("d.csv", "image,label\n../x.png,good,z\n"), "3 cells"
+    ),
+    _refused("column twice", _file("d.csv", "text,label,text\na,good,b\n"), "two columns"),
+    _tensors("texts for numbers", "floats or whole", inputs=FLOATS.astype("U3")),
+    _tensors("bytes for numbers", "floats or whole", inputs=np.zeros((8, 6, 5), "V8")),
+    _tensors("complex numbers", "floats or whole", inputs=FLOATS.astype(complex)),
+    _tensors("dates for numbers", "floats or whole", inputs=FLOATS.astype("datetime64[s]")),
+    _tensors("records for numbers", "floats or whole", inputs=np.zeros((8, 6, 5), [("a", "f4")])),
+    _tensors("numbers beyond float32", "not finite", inputs=np.full((8, 6, 5), 1e300)),
+    _tensors("no tokens", "at least one token", inputs=FLOATS[:, :0]),
+    _tensors("mask of texts", "0 and 1 only", mask=np.full((8, 6), "1")),
+    _tensors("mask below zero", "0 and 1 only", mask=np.full((8, 6), -1)),
+    _tensors("mask of nan", "0 and 1 only", mask=np.full((8, 6), np.nan)),
 )
