@@ -1,7 +1,10 @@
 """Texts, words and questions as token ids, with what each token stands for."""
 
+import os
+import tempfile
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +14,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 from .data import Examples
 from .encoded import NO_SPAN, Indices
 from .errors import DataError, ModelError, TcompressError
+
+_STDERR = 2
 
 
 @dataclass
@@ -30,6 +35,57 @@ class Tokenized:
     parts: tuple[Indices, ...] | None = None
 
 
+# Standard error is one for all threads: who finds it taken shares it with who took it.
+_stderr_taken = threading.Lock()
+
+
+@contextmanager
+def _without_panics() -> Iterator[None]:
+    """Hold back what is written to standard error, and drop it after a panic of Rust.
+
+    A panic writes lines there, past Python, before it becomes an exception.
+    """
+    if not _can_be_held_back() or not _stderr_taken.acquire(blocking=False):
+        yield
+        return
+    try:
+        with _held_back() as held:
+            try:
+                yield
+            except BaseException as error:
+                if type(error).__name__ == "PanicException":
+                    held.truncate(0)
+                raise
+    finally:
+        _stderr_taken.release()
+
+
+@contextmanager
+def _held_back() -> Iterator[Any]:
+    """Let standard error be a file, whose content is passed on at the end."""
+    with tempfile.TemporaryFile() as held:
+        kept = os.dup(_STDERR)
+        os.dup2(held.fileno(), _STDERR)
+        try:
+            yield held
+        finally:
+            os.dup2(kept, _STDERR)
+            os.close(kept)
+            held.seek(0)
+            with suppress(OSError):  # nobody reads it any more
+                os.write(_STDERR, held.read())
+
+
+def _can_be_held_back() -> bool:
+    """Tell whether standard error is open, and there is room for a file in its place."""
+    try:
+        os.fstat(_STDERR)
+        tempfile.gettempdir()
+    except OSError:
+        return False
+    return True
+
+
 @contextmanager
 def one_line_of(what: str, names: Mapping[str, str] | None = None) -> Iterator[None]:
     """Make a `ModelError` of whatever a tokenizer raises; a panic of its parsers is no Exception.
@@ -45,7 +101,8 @@ def one_line_of(what: str, names: Mapping[str, str] | None = None) -> Iterator[N
         ModelError: If the tokenizer raises anything.
     """
     try:
-        yield
+        with _without_panics():
+            yield
     except TcompressError:
         raise
     except BaseException as error:

@@ -15,6 +15,7 @@ from tcompress.data import Examples
 from tcompress.errors import ModelError, StorageError
 from tcompress.intake.tokenizer_files import repeats_in_a_row, repeats_in_repeats
 from tcompress.preprocessing import TextPreprocessor, open_preprocessor
+from tcompress.tokenizing import one_line_of
 
 EXAMPLES = Examples("d.csv", ("0",), texts=("the film was good",))
 
@@ -202,6 +203,25 @@ def test_what_a_tokenizer_raises_of_a_text_is_one_line(directory: Path) -> None:
     opened = open_preprocessor(directory, max_positions=40, vocab_size=20, token_types=True)
     with pytest.raises(ModelError, match=r"cannot read the texts: WordPiece error: Missing"):
         opened.encode(Examples("d.csv", ("0",), texts=("unheard",)))
+
+
+def test_a_panic_writes_nothing_and_whatever_else_is_written_stays(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    class PanicException(BaseException):
+        pass
+
+    def panic() -> None:
+        with one_line_of("x"):
+            os.write(2, b"thread panicked\nbacktrace\n")
+            raise PanicException("no way")
+
+    with one_line_of("x"):
+        os.write(2, b"a warning\n")
+    with pytest.raises(ModelError, match="x: no way"):
+        panic()
+    os.write(2, b"later\n")
+    assert capfd.readouterr().err == "a warning\nlater\n"
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
