@@ -4,20 +4,27 @@ import os
 import sys
 import traceback
 from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
 from . import __version__
-from .console import colored, one_line, tame_libraries
+from .console import (
+    EXIT_MACHINE,
+    Failure,
+    one_line,
+    open_streams,
+    take_over_streams,
+    tame_libraries,
+)
 from .errors import InputError, MachineError, RequestError, TcompressError
-from .interruption import Interruption, asked_to_end, leaving_nothing
+from .interruption import Interruption, leaving_nothing
 from .lazy_group import LazyGroup
 
 EXIT_UNEXPECTED = 1
 EXIT_USAGE = 2
 EXIT_INPUT = 5
-EXIT_MACHINE = 6
 EXIT_INTERRUPTED = 130
 
 _DEBUG_VARIABLE = "TCOMPRESS_DEBUG"
@@ -34,29 +41,6 @@ _COMMANDS = {
     "inspect": "tcompress.inspect_command:inspect",
     "doctor": "tcompress.evaluate.doctor_command:doctor",
 }
-
-
-class Failure(click.ClickException):
-    """A tcompress error as the command line shows it: one line, and an exit code.
-
-    Args:
-        message: The line.
-        exit_code: The process's exit code.
-    """
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code  # type: ignore[misc]
-
-    def show(self, file: Any = None) -> None:
-        """Print the line on stderr.
-
-        Args:
-            file: Where to print instead.
-        """
-        if not asked_to_end():  # that is said elsewhere, and the cause of this
-            line = one_line(" ".join(self.message.split()))
-            click.echo(f"{colored('error:', 'red')} {line}", file=file, err=True)
 
 
 class CommandLine(LazyGroup):
@@ -77,8 +61,6 @@ class CommandLine(LazyGroup):
         except click.ClickException as error:
             error.message = one_line(error.message)  # type: ignore[misc]
             raise
-        except BrokenPipeError:
-            raise  # click ends quietly when the reader of stdout is gone
         except Interruption:
             _show_trace()
             raise
@@ -123,6 +105,7 @@ Exit codes:
     4  gate: inconclusive, not enough evidence
     5  bad or unsafe input
     6  environment or I/O (missing extra, disk full, no GPU)
+  129  the terminal is gone (SIGHUP)
   130  interrupted (Ctrl-C)
   143  terminated (SIGTERM)
 """
@@ -144,7 +127,21 @@ def cli(ctx: click.Context) -> None:
     Start:   tcompress run --demo                     (everything, on an embedded model)
              tcompress init MODEL --data FILE         (your own)
     """
+    _find_current_directory()
     ctx.obj = open_meter
+
+
+def _find_current_directory() -> None:
+    """Native libraries abort where there is none.
+
+    Raises:
+        MachineError: If it was deleted, or may not be looked up.
+    """
+    try:
+        Path.cwd()
+    except OSError as error:
+        msg = f"the current directory cannot be used: {error.strerror}; change to another"
+        raise MachineError(msg) from error
 
 
 def open_meter(encoder: Any, serving: Any) -> Any:
@@ -174,10 +171,12 @@ def _in_utf8() -> None:
 
 
 def main() -> None:
-    """Run the command line; the entry point of the console script."""
+    """Run the command line.
+
+    Where whoever reads stdout is gone, it ends with `EXIT_UNREAD`, and says nothing.
+    """
+    open_streams()
     _in_utf8()
-    for stream in (sys.stdout, sys.stderr):
-        # A log that knows ASCII only must not end a run that took an hour.
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    take_over_streams()
     tame_libraries()
     leaving_nothing(partial(cli, prog_name="tcompress"))

@@ -1,4 +1,4 @@
-"""Odd homes, paths, locales, permissions and clocks."""
+"""Odd homes, paths, streams, locales, permissions and clocks."""
 
 import json
 import os
@@ -40,6 +40,20 @@ PATHS = {
     "255 bytes": "x" * 255,
     "looks like an option": "--force",
     "looks like markup": "[red]**x**<b>",
+}
+FULL = "error: stdout cannot be written: No space left on device\n"
+# A command of which only what it prints is of interest.
+PRINTS = """
+from tcompress import cli, console
+doctor = cli.cli.get_command(None, "doctor")
+out = console.Console()
+doctor.callback = lambda **_: {print}
+cli.main()
+"""
+PRINTED = {
+    "text": 'out.show("a")',
+    "a table": 'out.table(("a",), [("b",)])',
+    "json": "out.show_json({})",
 }
 
 
@@ -102,6 +116,81 @@ def test_a_directory_behind_a_link_is_the_same_workspace(
             *words, *source, cwd=tmp_path / "link", env={"PWD": str(tmp_path / "link")}
         )
         assert ended.stderr.strip().endswith("is up to date"), ended.stderr
+
+
+def _in_shell(command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        f'python() {{ "{sys.executable}" "$@"; }}; {command}',
+        shell=True,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ("--version >&-", 0, ""),
+        ("--version 2>&-", 0, ""),
+        ("--version <&- >&- 2>&-", 0, ""),
+        ("--version >/dev/full", 6, FULL),
+        ("doctor --help >/dev/full", 6, FULL),
+        ("--version >/dev/full 2>&1", 6, ""),
+        ("inspect nothing --json >&-", 5, "error: "),
+        ("inspect nothing 2>&-", 5, ""),
+        ("inspect nothing 2>/dev/full", 5, ""),
+        ("inspect --no-such-option 2>/dev/full", 2, ""),
+    ],
+)
+def test_streams_that_are_closed_or_full_change_no_exit_code_but_of_what_is_lost(
+    tmp_path: Path, words: str, code: int, said: str
+) -> None:
+    ended = _in_shell(f"python -m tcompress {words}", tmp_path)
+    assert ended.returncode == code, ended.stderr
+    assert ended.stderr.startswith(said)
+    assert ended.stderr.count("\n") == bool(said)
+
+
+@pytest.mark.parametrize("what", PRINTED)
+def test_what_cannot_be_printed_is_an_error_unless_nobody_reads(what: str) -> None:
+    reading, unread = os.pipe()
+    os.close(reading)
+    full = os.open("/dev/full", os.O_WRONLY)
+    script = PRINTS.format(print=PRINTED[what])
+    for stdout, code, said in ((full, 6, FULL), (unread, 141, "")):
+        ended = subprocess.run(
+            [sys.executable, "-c", script, "doctor"],
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        os.close(stdout)
+        assert (ended.returncode, ended.stderr) == (code, said)
+
+
+def test_files_that_are_opened_take_no_number_of_a_closed_stream(tmp_path: Path) -> None:
+    script = (
+        "import os, sys; from tcompress.console import open_streams; open_streams();"
+        "assert os.open('/dev/zero', os.O_RDONLY) > 2;"
+        "print('lost'); print('lost', file=sys.stderr);"
+        "os.system('echo lost; echo lost >&2') and sys.exit(1)"
+    )
+    ended = _in_shell(f'python -c "{script}" <&- >&- 2>&-', tmp_path)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("command", ["score", "inspect --json nothing", "doctor"])
+def test_a_current_directory_that_was_deleted_is_named(tmp_path: Path, command: str) -> None:
+    (tmp_path / "gone").mkdir()
+    ended = _in_shell(f"cd gone; rmdir ../gone; python -m tcompress {command}", tmp_path)
+    assert ended.returncode == 6
+    assert ended.stderr == (
+        "error: the current directory cannot be used: No such file or directory;"
+        " change to another\n"
+    )
 
 
 def test_what_was_written_last_is_the_newest_even_if_the_clock_jumped_back(
