@@ -19,7 +19,7 @@ _BROWSER = next((path for name in _NAMES if (path := shutil.which(name))), None)
 _OFFLINE = ("--host-resolver-rules=MAP * ~NOTFOUND", "--disable-background-networking")
 _QUIET = ("--disable-component-update", "--disable-sync", "--no-first-run", "--hide-scrollbars")
 # What Chromium asks for by itself.
-_OWN = re.compile(r"https?://[\w.]+\.(google|googleapis)\.com/|chrome:|data:|file:")
+_OWN = re.compile(r"https?://[\w.-]+\.(google|googleapis)\.com/|chrome:|data:|file:")
 _DARK = "--blink-settings=preferredColorScheme=0"
 
 pytestmark = pytest.mark.skipif(_BROWSER is None, reason="no Chromium is installed")
