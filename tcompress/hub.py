@@ -61,7 +61,7 @@ def fetched(name: str) -> Path:
 
 def _snapshot(name: str, repository: str, revision: str | None) -> Path:
     from huggingface_hub import errors, snapshot_download
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     if not sys.stderr.isatty():
         disable_progress_bars()  # a line per step of every bar
