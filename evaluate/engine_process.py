@@ -172,3 +172,12 @@ class EngineProcess(WorkerProcess):
     def memory_peak_bytes(self) -> int:
         """Return the most memory that the process has held."""
         return int(self.ask("memory"))
+
+    def gpu_memory_peak_bytes(self) -> int | None:
+        """Return the most of the GPU's memory that the process's tensors have taken.
+
+        Returns:
+            The bytes; None on a CPU.
+        """
+        found: int | None = self.ask("gpu_memory")
+        return found

@@ -4,10 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tcompress.artifact import ENCODER_KIND
+from tcompress.plan import Precision
 
 from .measurement import Subject
 
-_GPU_FORMATS = ("fp32", "bf16")
+# By the precision of an encoder's plan, the formats that it is measured in on a GPU.
+_GPU_FORMATS: dict[str, tuple[str, ...]] = {
+    Precision.FP32: ("fp32", "bf16"),
+    Precision.BF16: ("bf16",),
+    Precision.FP16: ("fp16",),
+}
 
 
 @dataclass(frozen=True)
@@ -33,9 +39,10 @@ class Entrant:
 def enter(
     device: str, baseline: Subject, candidates: Sequence[Subject]
 ) -> tuple[list[Entrant], list[str]]:
-    """List what runs on a device, the baseline in fp32 first.
+    """List what runs on a device, the baseline first, and in fp32 unless its plan says otherwise.
 
-    Exported files and int8 run on the CPU only; on a GPU, each fp32 encoder also runs in bf16.
+    Exported files and int8 run on the CPU only. On a GPU an encoder runs in the format of its plan,
+    and one in fp32 in bf16 too.
 
     Args:
         device: `cpu` or `cuda`.
@@ -50,7 +57,7 @@ def enter(
         return [Entrant(subject, subject.precision, device) for subject in subjects], []
     fitting = [subject for subject in subjects if runs_on_gpu(subject)]
     left_out = [subject.name for subject in subjects if subject not in fitting]
-    return [Entrant(s, name, device) for s in fitting for name in _GPU_FORMATS], left_out
+    return [Entrant(s, f, device) for s in fitting for f in _GPU_FORMATS[s.precision]], left_out
 
 
 def runs_on_gpu(subject: Subject) -> bool:
@@ -59,4 +66,4 @@ def runs_on_gpu(subject: Subject) -> bool:
     Args:
         subject: A subject.
     """
-    return (subject.kind, subject.precision) == (ENCODER_KIND, "fp32")
+    return subject.kind == ENCODER_KIND and subject.precision in _GPU_FORMATS

@@ -236,6 +236,8 @@ class Measurement:
         memory_peak_bytes: Most memory that its process had held by its first answers,
             libraries included.
         loads_ms: From the start of each of its processes to the first answer.
+        gpu_memory_peak_bytes: Most of the GPU's memory that its tensors had taken by its first
+            answers; None on a CPU.
     """
 
     subject: Subject
@@ -250,6 +252,7 @@ class Measurement:
     macs: int | None
     memory_peak_bytes: int
     loads_ms: tuple[float, ...]
+    gpu_memory_peak_bytes: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry of the report's `measurements`."""
@@ -272,10 +275,15 @@ class Measurement:
             "macs": self.macs,
             "size_bytes": subject.size_bytes,
             "memory_peak_bytes": self.memory_peak_bytes,
+            **self._gpu_memory_to_json(),
             "heads": list(self.plan.head_counts),
             "neurons": list(self.plan.neuron_counts),
             "stale": subject.stale,
         }
+
+    def _gpu_memory_to_json(self) -> dict[str, int]:
+        peak = self.gpu_memory_peak_bytes
+        return {} if peak is None else {"gpu_memory_peak_bytes": peak}
 
 
 def _between_processes(

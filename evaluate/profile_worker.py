@@ -5,9 +5,9 @@ Nothing heavy may be imported at the top of this module.
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 _WARMUP = 2
 _BUDGET_S = 0.5
-_MOST_RUNS = 20
+_FEWEST_RUNS, _MOST_RUNS = 5, 20
 _NODE_EVENT, _RUN_EVENT = "_kernel_time", "model_run"
+_TORCH_RUN = "tcompress: one run"
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,14 @@ class Call:
 
     Attributes:
         kind: Type of the operator.
+        start_us: When it began.
         us: Duration.
         shapes: Shapes of the inputs that are there; not of weights that the runtime repacked.
         output: Shape of its first output; empty where it is not a tensor.
     """
 
     kind: str
+    start_us: float
     us: float
     shapes: tuple[Shape, ...]
     output: Shape
@@ -50,10 +53,12 @@ class Trace:
     """What ONNX Runtime's profiler wrote.
 
     Attributes:
+        starts_us: When every run began.
         runs_us: Duration of every run.
         calls: Every execution of an operator in these runs.
     """
 
+    starts_us: tuple[float, ...]
     runs_us: tuple[float, ...]
     calls: tuple[Call, ...]
 
@@ -70,7 +75,7 @@ class Trace:
         # A node may be named as it likes: what kind of event this is, its category says.
         nodes = (e for e in events if e["cat"] == "Node" and e["name"].endswith(_NODE_EVENT))
         calls = (_call(node) for node in nodes if node["ts"] >= runs[0][0])
-        return cls(tuple(dur for _, dur in runs), tuple(calls))
+        return cls(tuple(ts for ts, _ in runs), tuple(dur for _, dur in runs), tuple(calls))
 
 
 class ProfileWorker:
@@ -92,19 +97,20 @@ class ProfileWorker:
         self._opened = load(directory)
         self._temporary = temporary
 
-    def profile(self, batch: int, tokens: int, seed: int) -> "OperatorProfile":
+    def profile(self, batch: int, tokens: int, seed: int, precision: str) -> "OperatorProfile":
         """Profile calls with a batch of a fixed shape.
 
         Args:
             batch: Examples.
             tokens: Tokens per example.
             seed: Seed of the values.
+            precision: `bf16` or `fp16` to convert an encoder; otherwise its plan counts.
         """
         from tcompress.encoder import Encoder
 
         inputs = self._opened.preprocessor.random_batch(batch, tokens, seed)
         if isinstance(self._opened, Encoder):
-            return _profile_pytorch(self._opened, inputs)
+            return _profile_pytorch(self._opened, inputs, precision)
         return _profile_onnx(self._opened, inputs, self._temporary)
 
 
@@ -119,30 +125,30 @@ def _profile_onnx(
     feed = {item.name: inputs[item.name] for item in session.get_inputs()}
     _run_often(lambda: session.run(None, feed))
     trace = Trace.read(Path(session.end_profiling()), _WARMUP)
-    runs = len(trace.runs_us)
-    ordered = sorted(trace.calls, key=attrgetter("kind"))
-    groups = ((kind, list(group)) for kind, group in groupby(ordered, attrgetter("kind")))
-    times = ((kind, sum(call.us for call in group), len(group)) for kind, group in groups)
-    return _averaged(sum(trace.runs_us), times, runs)
+    calls = ((call.kind, call.start_us, call.us) for call in trace.calls)
+    return _of_median_run(list(zip(trace.starts_us, trace.runs_us, strict=True)), calls)
 
 
-def _profile_pytorch(encoder: "Encoder", inputs: "Batch") -> "OperatorProfile":
-    from torch.profiler import ProfilerActivity, profile
+def _profile_pytorch(encoder: "Encoder", inputs: "Batch", precision: str) -> "OperatorProfile":
+    from torch.profiler import ProfilerActivity, profile, record_function
 
     from .torch_engine import open_pytorch
 
-    predict = open_pytorch(encoder, "cpu", "plan")
+    predict = open_pytorch(encoder, "cpu", precision)
     runs = _run_count(lambda: predict(inputs))
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        start = time.perf_counter_ns()
-        for _ in range(runs):
-            predict(inputs)
-        total_us = (time.perf_counter_ns() - start) / 1e3
-    times = (
-        (event.key.removeprefix("aten::"), event.self_cpu_time_total, event.count)
-        for event in profiler.key_averages()
+        # The profiler needs a warm-up of its own: its first run can take a hundred times as long.
+        for _ in range(_WARMUP + runs):
+            with record_function(_TORCH_RUN):
+                predict(inputs)
+    events = sorted(profiler.events() or (), key=lambda event: event.time_range.start)
+    marks = [event for event in events if event.name == _TORCH_RUN][_WARMUP:]
+    calls = (
+        (event.name.removeprefix("aten::"), event.time_range.start, event.self_cpu_time_total)
+        for event in events
+        if event.name != _TORCH_RUN
     )
-    return _averaged(total_us, times, runs)
+    return _of_median_run([(m.time_range.start, m.time_range.elapsed_us()) for m in marks], calls)
 
 
 def _run_often(run: Callable[[], Any]) -> None:
@@ -151,32 +157,43 @@ def _run_often(run: Callable[[], Any]) -> None:
 
 
 def _run_count(run: Callable[[], Any]) -> int:
-    """Warm up, and return how many runs the budget has room for."""
+    """Warm up, and return how many runs the budget has room for; a few in any case."""
     for _ in range(_WARMUP):
         start = time.perf_counter()
         run()
         run_s = time.perf_counter() - start
-    return max(1, min(_MOST_RUNS, int(_BUDGET_S / run_s)))
+    return max(_FEWEST_RUNS, min(_MOST_RUNS, int(_BUDGET_S / run_s)))
 
 
-def _averaged(
-    total_us: float, times: Iterable[tuple[str, float, int]], runs: int
+def _of_median_run(
+    runs: Sequence[tuple[float, float]], calls: Iterable[tuple[str, float, float]]
 ) -> "OperatorProfile":
-    """Give the average run, from names, durations and executions over all runs."""
+    """Tell where the time of the median run goes: a mean would be that of its worst outlier.
+
+    Args:
+        runs: When each run began and how long it took, in us.
+        calls: Of every execution in these runs, the operator, when it began and its time, in us.
+    """
     from .profiling import OperatorProfile, OperatorTime
 
+    start_us, total_us = sorted(runs, key=lambda run: run[1])[(len(runs) - 1) // 2]
+    times: dict[str, list[float]] = defaultdict(list)
+    for name, began_us, us in calls:
+        if start_us <= began_us <= start_us + total_us:
+            times[name].append(us)
     operators = (
-        OperatorTime(name, us / 1e3 / runs, us / total_us, round(count / runs))
-        for name, us, count in times
+        OperatorTime(name, sum(taken) / 1e3, sum(taken) / total_us, len(taken))
+        for name, taken in times.items()
     )
     ordered = sorted(operators, key=attrgetter("ms"), reverse=True)
-    return OperatorProfile(total_us / 1e3 / runs, tuple(ordered))
+    return OperatorProfile(total_us / 1e3, tuple(ordered), len(runs))
 
 
 def _call(event: dict[str, Any]) -> Call:
     arguments = event["args"]
     inputs, outputs = (_shapes(arguments[f"{side}_type_shape"]) for side in ("input", "output"))
-    return Call(arguments["op_name"], event["dur"], tuple(inputs), next(outputs, ()))
+    kind, start_us, us = arguments["op_name"], event["ts"], event["dur"]
+    return Call(kind, start_us, us, tuple(inputs), next(outputs, ()))
 
 
 def _shapes(items: Iterable[dict[str, list[int]]]) -> Iterator[Shape]:

@@ -31,36 +31,46 @@ class OperatorTime:
 
 @dataclass(frozen=True)
 class OperatorProfile:
-    """Where the time of one call goes, averaged over the calls that were profiled.
+    """Where the time of one call goes: of the median one of those that were profiled.
 
     Attributes:
         total_ms: The call, under the profiler; what no operator took is the engine's own.
         operators: By name, the most expensive first.
+        runs: How many calls were profiled.
     """
 
     total_ms: float
     operators: tuple[OperatorTime, ...]
+    runs: int
 
     def to_json(self) -> dict[str, Any]:
         """Return the whole and its parts, in milliseconds and as fractions."""
         return {
+            "runs": self.runs,
             "total_ms": round(self.total_ms, 5),
             "operators": [asdict(operator) for operator in self.operators],
         }
 
 
 def profile_operators(
-    directory: Path, *, batch: int, tokens: int, threads: int | None = None, seed: int = 0
+    directory: Path,
+    *,
+    batch: int,
+    tokens: int,
+    precision: str = "fp32",
+    threads: int | None = None,
+    seed: int = 0,
 ) -> OperatorProfile | None:
     """Profile an artifact on the CPU, in a process of its own that is gone afterwards.
 
-    Takes about a second beside opening it, and a few calls where a call takes longer than that.
+    Takes about a second beside opening it, and nine calls where these take longer than that.
     Only ONNX Runtime and PyTorch tell; of anything else nothing is opened.
 
     Args:
         directory: A model directory or an artifact.
         batch: Examples per call.
         tokens: Tokens per example.
+        precision: `bf16` or `fp16` to convert an encoder; otherwise its plan counts.
         threads: Threads of the engine; else all that this process may use.
         seed: Seed of the inputs' values.
 
@@ -83,5 +93,7 @@ def profile_operators(
             opening={"directory": directory.resolve(), "temporary": Path(temporary)},
         ) as process,
     ):
-        profile: OperatorProfile = process.ask("profile", batch=batch, tokens=tokens, seed=seed)
+        profile: OperatorProfile = process.ask(
+            "profile", batch=batch, tokens=tokens, seed=seed, precision=precision
+        )
     return profile

@@ -79,6 +79,15 @@ class TorchEngine:
                     samples.append(round(start.elapsed_time(end) * _NS_PER_MS))
         return samples
 
+    def memory_peak_bytes(self) -> int | None:
+        """Return the most of the GPU's memory that tensors have taken, in bytes; None on a CPU.
+
+        What CUDA itself takes, some hundred MB for a process, is not in it.
+        """
+        import torch
+
+        return None if self._device == "cpu" else int(torch.cuda.max_memory_allocated())
+
     def _tensors(self, batch: "Batch") -> "dict[str, Tensor]":
         import torch
 
@@ -101,11 +110,11 @@ def open_pytorch(encoder: "Encoder", device: str, precision: str) -> TorchEngine
     """
     import torch
 
-    model = encoder.to(device).model.eval()
     if encoder.plan.precision != "fp32":
         from tcompress.compress.precision import apply_precision_
 
+        # On the CPU still: that is where the plan's pieces are looked for.
         apply_precision_(encoder)
-        model = encoder.model
+    model = encoder.to(device).model.eval()
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     return TorchEngine(model, device, half)

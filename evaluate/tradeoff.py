@@ -13,7 +13,6 @@ import numpy as np
 from tcompress.console import Console
 from tcompress.data import Examples
 from tcompress.plan import CompressionPlan, unit_macs
-from tcompress.runtime import ONNX_KIND
 
 from .accuracy import Predictions, Watch, asked_inputs, input_lengths, predict
 from .answers import AnswerBook, Question
@@ -125,6 +124,7 @@ class _Answered:
     predictions: Predictions
     quality: Quality
     memory_peak_bytes: int
+    gpu_memory_peak_bytes: int | None
     loads_ms: list[float]
 
 
@@ -207,7 +207,7 @@ def measure_tradeoff(
         load = max(load, *found.loads)
         notes += _load_doubts(device, max(found.loads))
         if settings.mix and device == "cpu":
-            operators += _profile(entrants, next(iter(found.races)), settings, console)
+            operators += _profile(entrants, found.races, settings, console)
     return Tradeoff(
         measurements=tuple(measured),
         noise=tuple(noise),
@@ -305,23 +305,31 @@ def _time_mixes(
 
 
 def _profile(
-    entrants: Sequence[Entrant], shape: tuple[int, int], settings: Settings, console: Console
+    entrants: Sequence[Entrant],
+    races: Mapping[tuple[int, int], Race],
+    settings: Settings,
+    console: Console,
 ) -> list[dict[str, Any]]:
-    """Say where the time of the baseline and of every ONNX file goes, at one shape."""
-    batch, tokens = shape
-    profiled = [entrants[0], *(e for e in entrants[1:] if e.subject.kind == ONNX_KIND)]
+    """Say where everyone's time goes at the first shape, as far as its engine tells.
+
+    A profiler takes time itself, so the latency that was timed without one stands beside.
+    """
+    (batch, tokens), timed = next(iter(races.items()))
     entries = []
-    for entrant in console.track(profiled, "latency by operator"):
+    for entrant in console.track(entrants, "latency by operator"):
         profile = profile_operators(
             entrant.subject.directory,
             batch=batch,
             tokens=tokens,
+            precision=entrant.precision,
             threads=settings.threads,
             seed=settings.seed,
         )
         if profile is not None:
             place = {"artifact": entrant.subject.name, "device": entrant.device}
-            entries.append(place | {"batch": batch, "tokens": tokens} | profile.to_json())
+            timed_ms = float(np.median(timed.samples_ns[entrant.key])) / 1e6
+            beside = {"batch": batch, "tokens": tokens, "timed_ms": round(timed_ms, 5)}
+            entries.append(place | beside | profile.to_json())
     return entries
 
 
@@ -363,7 +371,7 @@ def _ask(
     answered: list[_Answered] = []
     for seat in seats:
         entrant, engine = seat.entrant, seat.engine
-        memory = engine.memory_peak_bytes()
+        memory, on_gpu = engine.memory_peak_bytes(), engine.gpu_memory_peak_bytes()
         what = f"answers of {entrant.key} on {entrant.device}"
         with console.step(what):
             found = _answers(entrant, engine, examples, book, partial(console.track, what=what))
@@ -371,7 +379,9 @@ def _ask(
         if not answered:
             check_label_order(found, examples)
         quality = judge(found, baseline, examples)
-        answered.append(_Answered(entrant, engine.info, found, quality, memory, [seat.load_ms]))
+        answered.append(
+            _Answered(entrant, engine.info, found, quality, memory, on_gpu, [seat.load_ms])
+        )
     return answered
 
 
@@ -450,6 +460,7 @@ def _measurement(
         plan=plan,
         macs=None if geometry is None else plan_macs(plan, geometry, tokens),
         memory_peak_bytes=item.memory_peak_bytes,
+        gpu_memory_peak_bytes=item.gpu_memory_peak_bytes,
         loads_ms=tuple(item.loads_ms),
     )
 

@@ -167,6 +167,10 @@ class Worker:
         """Return the most memory that this process has held, in bytes."""
         return _memory_peak_bytes()
 
+    def gpu_memory(self) -> int | None:
+        """Return the most of the GPU's memory that tensors have taken, in bytes; None on a CPU."""
+        return None if self._torch is None else self._torch.memory_peak_bytes()
+
 
 def time_calls(predict: "Predict", batch: "Batch", calls: int, warmup: int) -> list[int]:
     """Measure calls; each ends when its logits are in main memory.

@@ -73,6 +73,7 @@ def test_turn_gives_one_duration_per_measured_call(engine: EngineProcess):
     assert len(samples) == 5
     assert min(samples) > 0
     assert engine.memory_peak_bytes() > 10**7
+    assert engine.gpu_memory_peak_bytes() is None
 
 
 def test_process_sleeps_between_answers_on_as_many_cpus_as_threads(engine: EngineProcess):

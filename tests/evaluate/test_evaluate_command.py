@@ -245,5 +245,6 @@ def test_bf16_on_the_gpu_answers_as_the_cpu_does(source: Path, data: Path):
             engine.fix(batch=2, tokens=8)
         assert cpu.kernels(calls=3, warmup=1) == []
         kernels, whole = gpu.kernels(calls=9, warmup=2), gpu.turn(calls=9, warmup=2)
+        assert 0 < gpu.gpu_memory_peak_bytes() < gpu.memory_peak_bytes()
     assert 0 < np.median(kernels) < np.median(whole)
     assert 0 < np.abs(found - expected).max() < 0.05 * np.abs(expected).max()

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from tcompress.artifact import Artifact
 from tcompress.errors import MeasurementError
+from tcompress.evaluate.profile_worker import _of_median_run
 from tcompress.evaluate.profiling import OperatorProfile, profile_operators
 from tcompress.writing import writing_artifact
 
@@ -27,6 +29,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def check_sums(profile: OperatorProfile) -> None:
     found = profile.to_json()
+    assert found["runs"] >= 5
     times = [operator["ms"] for operator in found["operators"]]
     assert times == sorted(times, reverse=True)
     assert 0 < sum(times) <= found["total_ms"] * 1.001
@@ -56,6 +59,18 @@ def test_encoder_is_told_by_operator_under_short_names(source: Path, temporary: 
     assert calls["linear"] == 2 * per_layer + around
     check_sums(profile)
     assert not list(temporary.glob(OURS))
+
+
+def test_median_run_is_told_whole_and_no_run_that_a_profiler_slowed():
+    runs = [(0.0, 100_000.0), (200_000.0, 3_000.0), (210_000.0, 2_000.0)]
+    calls = [("linear", start + 10, took / 2) for start, took in runs]
+    profile = _of_median_run(runs, [*calls, ("add", 200_100.0, 500.0)])
+    assert (profile.total_ms, profile.runs) == (3.0, 3)
+    assert [(one.name, one.ms, one.calls) for one in profile.operators] == [
+        ("linear", 1.5, 1),
+        ("add", 0.5, 1),
+    ]
+    check_sums(replace(profile, runs=5))
 
 
 def test_names_of_nodes_cannot_forge_times(
