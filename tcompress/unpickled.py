@@ -11,7 +11,6 @@ from .errors import ModelError, RequestError
 from .intake import is_there
 from .intake.pickles import PickledWeights
 from .intake.weights import INDEX_FILE, WEIGHTS_FILE
-from .keeping import keep as keep
 from .staging import staged
 
 

@@ -1,5 +1,6 @@
 """The pictures of a document: which there are, and what each of them shows."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,13 +136,19 @@ def operator_picture(summary: Summary) -> str | None:
     drawn = [
         operators.Bar(
             shortened(profile["artifact"]),
-            format_ms(profile["total_ms"]),
+            _profiled(profile),
             tuple((part["name"], part["ms"]) for part in profile["operators"]),
         )
         for profile in profiles
     ]
-    told = "; ".join(f"{bar.name}: {bar.total_ms} ms, most in {bar.parts[0][0]}" for bar in drawn)
+    told = "; ".join(f"{bar.name}: {bar.told}, most in {bar.parts[0][0]}" for bar in drawn)
     return operators.operators_svg("operators", drawn, description=f"{told}.")
+
+
+def _profiled(profile: Mapping[str, Any]) -> str:
+    """Tell the time of a call under the profiler, and what it takes without one where known."""
+    told, timed_ms = f"{format_ms(profile['total_ms'])} ms", profile.get("timed_ms")
+    return told if timed_ms is None else f"{told} under the profiler, {format_ms(timed_ms)} without"
 
 
 def shape_tables(summary: Summary) -> list[ShapeTable]:

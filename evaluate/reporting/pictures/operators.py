@@ -33,12 +33,12 @@ class Bar:
 
     Attributes:
         name: Its label.
-        total_ms: All of it, in words beside the bar.
+        told: All of it, in words beside the bar.
         parts: Milliseconds by operator, largest first.
     """
 
     name: str
-    total_ms: str
+    told: str
     parts: tuple[tuple[str, float], ...]
 
 
@@ -63,9 +63,7 @@ def operators_svg(prefix: str, bars: Sequence[Bar], *, description: str) -> str:
         longest = max((sum(ms for _, ms in bar.parts) for bar in bars), default=1.0)
         axes.set(xlim=(0, longest), ylim=(len(bars), 0), yticks=[], xlabel="ms per call")
         for row, bar in enumerate(bars):
-            axes.annotate(
-                f"{bar.name}, {bar.total_ms} ms", (0, row + 0.32), color=INK, weight="bold"
-            )
+            axes.annotate(f"{bar.name}, {bar.told}", (0, row + 0.32), color=INK, weight="bold")
             _draw_bar(picture, axes, row, bar, tones, longest)
         return to_svg(picture, prefix, "Latency by operator", description)
 

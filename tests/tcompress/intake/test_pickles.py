@@ -12,7 +12,8 @@ from tcompress.encoder import open_encoder
 from tcompress.errors import ModelError, OutputExistsError
 from tcompress.intake.pickle_opcodes import TENSOR_GLOBALS, check_pickle
 from tcompress.intake.pickles import PickledWeights, check_state_file
-from tcompress.unpickled import keep, unpickled
+from tcompress.keeping import keep
+from tcompress.unpickled import unpickled
 
 WEIGHTS, PICKLED = "model.safetensors", "pytorch_model.bin"
 
