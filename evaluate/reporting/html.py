@@ -20,6 +20,7 @@ from .figures import (
 from .summary import Row, Summary, shortened
 from .wording import (
     condition_facts,
+    data_name,
     format_bytes,
     format_macs,
     format_ms,
@@ -65,6 +66,7 @@ _MOVES = (
 _FILTERS: dict[str, Callable[..., Any]] = {
     "bounds": speedups.bounds,
     "bytes": format_bytes,
+    "data_name": data_name,
     "macs": format_macs,
     "ms": format_ms,
     "setting": setting_words,

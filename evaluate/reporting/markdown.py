@@ -8,6 +8,7 @@ from . import speedups
 from .summary import Row, Standing, Summary
 from .wording import (
     condition_facts,
+    data_name,
     format_bytes,
     format_ms,
     interval_words,
@@ -140,7 +141,7 @@ def _circumstances(summary: Summary) -> str:
     split = f", {_name(data['split'])} split" if data["split"] else ""
     lines = [
         interval_words(summary),
-        f"Data: {_name(data['origin'])}{split}, {data['examples']:,} examples.",
+        f"Data: {_name(data_name(data))}{split}, {data['examples']:,} examples.",
         "Machine: " + "; ".join(f"{fact} {code(value)}" for fact, value in facts.items()) + ".",
         noise_sentence(environment),
     ]

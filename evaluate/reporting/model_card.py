@@ -15,6 +15,7 @@ from . import speedups
 from .markdown import code, table
 from .summary import Row, Standing, Summary, cleaned
 from .wording import (
+    data_name,
     format_bytes,
     format_macs,
     format_ms,
@@ -119,7 +120,7 @@ def _metadata(summary: Summary, row: Row) -> ModelCardData:
 
 def _results(summary: Summary, row: Row, task: str) -> list[EvalResult]:
     data = summary.document["data"]
-    name = Path(str(data["origin"])).name or "data"
+    name = data_name(data)
     return [
         EvalResult(
             task_type=task,
@@ -210,7 +211,7 @@ def _limits(summary: Summary, row: Row) -> str:
     machine = machine_facts(summary.document["environment"])
     lines = [
         f"- {proved}",
-        f"- measured on {data['examples']:,} examples of {code(Path(str(data['origin'])).name)}"
+        f"- measured on {data['examples']:,} examples of {code(data_name(data))}"
         f"{split}; other data may lose more",
         f"- timed on {code(machine.get('CPU', 'an unknown CPU'))}; other machines differ, and int8 "
         "may answer differently on a CPU without the same instructions",

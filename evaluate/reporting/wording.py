@@ -1,6 +1,6 @@
 """Numbers and sentences of the report, the same in the page, the pull request and the card."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from . import speedups
@@ -334,6 +334,15 @@ def _same(row: Row, summary: Summary) -> str:
     if summary.metric == "agreement":
         return f"the same answer in {value} of the cases"
     return f"a {summary.words.name} of {value}"
+
+
+def data_name(data: Mapping[str, Any]) -> str:
+    """Return what the examples are called: a report is passed on, and a path is a machine's own.
+
+    Args:
+        data: The report's `data`.
+    """
+    return str(data["origin"]).rstrip("/").rpartition("/")[2] or "data"
 
 
 def _examples(summary: Summary) -> str:
