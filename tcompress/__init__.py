@@ -1,6 +1,5 @@
 """Make a trained transformer encoder small and fast, and know what it cost."""
 
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,7 +10,7 @@ if TYPE_CHECKING:
     from .runtime import ExportedEncoder
     from .transformer import TransformerClassifier, TransformerSpec
 
-__version__ = metadata.version("tcompress")
+    __version__: str
 
 # Heavy modules load on first use, so that `tcompress --help` stays quick.
 _HOMES = {
@@ -37,7 +36,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name's module when the name is first asked for."""
+    """Load a public name's module when the name is first asked for, and likewise the version."""
+    if name == "__version__":
+        from importlib import metadata
+
+        return metadata.version("tcompress")
     if name not in _HOMES:
         msg = f"module 'tcompress' has no attribute {name!r}"
         raise AttributeError(msg)

@@ -9,7 +9,6 @@ from typing import Any, NoReturn
 
 import click
 
-from . import __version__
 from .console import (
     EXIT_MACHINE,
     Failure,
@@ -116,7 +115,7 @@ Exit codes:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=_EPILOG,
 )
-@click.version_option(__version__, prog_name="tcompress")
+@click.version_option(package_name="tcompress", prog_name="tcompress")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
     """Make a trained transformer encoder small and fast, and know what it cost.
