@@ -95,7 +95,7 @@ def export(
       tcompress export --format torchscript --precision fp32 --model ./my-model --output ./served
     """
     from tcompress.loading import load_encoder
-    from tcompress.machine import cpu_features, has_int8_dot
+    from tcompress.machine import int8_saturates
     from tcompress.plan import Precision
     from tcompress.stage_key import Reads
     from tcompress.stages import StageRun
@@ -120,8 +120,7 @@ def export(
         "precision": precision,
         "fold_token_types": fold_token_types,
     }
-    # Without int8 dot products, sums of two u8 x s8 products saturate unless weights use 7 bits.
-    saturates = not has_int8_dot(cpu_features())
+    saturates = int8_saturates()
     reduce_range = saturates if reduce_range is None else reduce_range
     if has_int8 and kind in REDUCIBLE:
         recipe |= {"reduce_range": reduce_range}

@@ -12,6 +12,7 @@ from tcompress import storage
 from tcompress.compress.static_inputs import static_inputs
 from tcompress.encoder import Encoder, copy_carried_files
 from tcompress.errors import ExportError
+from tcompress.machine import int8_saturates
 from tcompress.own_module import OwnModule
 from tcompress.plan import Precision
 from tcompress.preprocessing import TOKEN_TYPES, Batch, TensorPreprocessor, TextPreprocessor
@@ -44,7 +45,7 @@ def write_export(
     kind: str,
     directory: Path,
     *,
-    reduce_range: bool = False,
+    reduce_range: bool | None = None,
     examples: tuple[Batch, ...] = (),
     calibration: tuple[Batch, ...] = (),
     opener: Opener = served_here,
@@ -56,7 +57,8 @@ def write_export(
             the file takes.
         kind: `onnx`, `torchscript`, `program` or `openvino`.
         directory: An existing directory, discarded by the caller if this raises.
-        reduce_range: Whether int8 weights use 7 bits, for CPUs whose int8 products saturate.
+        reduce_range: Whether int8 weights use 7 bits, for CPUs whose int8 products saturate; None
+            for what this CPU needs.
         examples: Real inputs to check parity on as well.
         calibration: Real inputs to fix the scales of int8 activations on. OpenVINO's int8 needs
             some; an ONNX file takes its scales in each call where there are none.
@@ -74,6 +76,7 @@ def write_export(
     if kind not in FORMATS:
         msg = f"unknown format {kind!r}; known are: {', '.join(FORMATS)}"
         raise ExportError(msg)
+    reduce_range = int8_saturates() if reduce_range is None else reduce_range
     deployed = deploy(encoder)
     metadata = file_metadata(encoder, deployed, static=bool(calibration), reduce_range=reduce_range)
     path, traced = directory / MODEL_FILES[kind], not encoder.anatomy.plain

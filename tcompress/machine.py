@@ -65,6 +65,11 @@ def has_int8_dot(features: dict[str, bool]) -> bool:
     return any(features.get(name, False) for name in names)
 
 
+def int8_saturates() -> bool:
+    """Tell whether sums of two u8 x s8 products saturate here unless weights use 7 bits."""
+    return not has_int8_dot(cpu_features())
+
+
 def has_fast_bf16(features: dict[str, bool]) -> bool:
     """Tell whether bf16 products run in hardware on this CPU.
 

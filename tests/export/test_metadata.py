@@ -7,6 +7,7 @@ import pytest
 import tcompress
 from tcompress.encoder import Encoder
 from tcompress.export.exporting import write_export
+from tcompress.machine import int8_saturates
 from tcompress.plan import Precision
 from tcompress.runtime import import_openvino
 from tcompress.workspace import reference_to
@@ -29,6 +30,8 @@ def test_an_onnx_file_says_what_it_is_and_where_it_came_from(bert: Encoder, tmp_
 
 @pytest.mark.parametrize("reduce_range", [False, True])
 def test_an_int8_file_says_its_scheme(bert: Encoder, reduce_range: bool, tmp_path: Path) -> None:
+    if int8_saturates() and not reduce_range:
+        pytest.skip("int8 products saturate on this CPU: a file of full range fails its check")
     bert.plan = bert.plan.with_precision(Precision.INT8)
     write_export(bert, "onnx", tmp_path, reduce_range=reduce_range)
     assert json.loads(said_by_onnx(tmp_path / "model.onnx")["tcompress.int8"]) == {
