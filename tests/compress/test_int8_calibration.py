@@ -22,9 +22,14 @@ from tcompress.errors import CalibrationError
 from tcompress.export.deployment import deploy
 from tcompress.export.onnx_graph import write_onnx
 from tcompress.loading import load
+from tcompress.machine import int8_saturates
 from tcompress.plain import plain
 from tcompress.plan import CompressionPlan, Precision
 from tcompress.preprocessing import Encoded
+
+needs_int8_dot = pytest.mark.skipif(
+    int8_saturates(), reason="this CPU has no int8 dot products: 8-bit weights saturate on it"
+)
 
 
 def batches(encoded: Encoded) -> list[dict[str, np.ndarray]]:
@@ -110,6 +115,7 @@ def test_smoothing_splits_the_largest_magnitudes_evenly(bert: Encoder, encode: C
         torch.testing.assert_close(found, layer.output.weight.abs().amax(0), rtol=1e-3, atol=0)
 
 
+@needs_int8_dot
 @pytest.mark.parametrize("add_outliers_", [enlarge_value_channels_, offset_stream_channel_])
 def test_an_encoder_with_outliers_loses_several_times_less_in_onnx_int8(
     bert: Encoder, encode: Callable, tmp_path: Path, add_outliers_: Callable[[Encoder], None]
@@ -193,6 +199,7 @@ def test_a_channel_that_calibration_hardly_saw_is_not_blown_up(bert: Encoder) ->
     assert scale.max() / scale.min() < 100
 
 
+@needs_int8_dot
 def test_int8_is_judged_with_its_tables_in_int8_too(
     bert: Encoder, encode: Callable, tmp_path: Path
 ) -> None:

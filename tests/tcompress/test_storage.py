@@ -30,6 +30,8 @@ OUTSIDE = {
     "tcompress/storage.py": "it is the one",
     "tcompress/interruption.py": "removes what is temporary while the process dies",
     "compress/streams.py": "maps files of a temporary directory",
+    "tcompress/preprocessing.py": "lays the checked tokenizer files out in a temporary directory",
+    "tcompress/tokenizing.py": "holds standard error back in a temporary file",
 }
 # Methods of paths and tables that change it, and functions that do, wherever they come from.
 METHODS = {

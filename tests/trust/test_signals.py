@@ -200,7 +200,8 @@ def test_a_second_signal_adds_nothing_to_the_line(
 def test_a_signal_while_the_command_line_is_imported_is_answered(
     number: signal.Signals, module: str
 ) -> None:
-    script = (sys.executable, "-c", AT_AN_IMPORT, module, str(int(number)), "--version")
+    code = f"import signal; signal.signal({int(number)}, signal.SIG_DFL)\n{AT_AN_IMPORT}"
+    script = (sys.executable, "-c", code, module, str(int(number)), "--version")
     ended = subprocess.run(script, capture_output=True, text=True, check=False)
     assert ended.stderr == f"error: {WORDS[number]}\n"
     assert ended.returncode == 128 + number

@@ -48,6 +48,7 @@ def _become(request: dict) -> None:
         os.dup2(handle, stream)
         os.close(handle)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` of the tests is not the command's
     if "fault" in request:
         import faults
 

@@ -59,8 +59,8 @@ def test_parts_become_one_file_where_a_stage_writes(
 
 
 def test_another_task_gets_second_names_of_all_parts(parts: Path, tmp_path: Path) -> None:
-    target = retasked(parts, Task.MULTI_LABEL, tmp_path / "w", replace=False)
-    assert open_encoder(target).task is Task.MULTI_LABEL
-    for name in weight_names(parts):
-        assert (target / name).samefile(parts / name)
-        assert not (target / name).is_symlink()
+    with retasked(parts, Task.MULTI_LABEL, tmp_path / "w") as target:
+        assert open_encoder(target).task is Task.MULTI_LABEL
+        for name in weight_names(parts):
+            assert (target / name).samefile(parts / name)
+            assert not (target / name).is_symlink()
