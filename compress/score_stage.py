@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from tcompress.console import Console
-from tcompress.errors import ArtifactError, ModelError
+from tcompress.errors import ArtifactError
 from tcompress.loading import load_encoder
 from tcompress.stage_key import Reads, StageKey, differences
-from tcompress.stages import DataSource
+from tcompress.stages import DataSource, still
 from tcompress.staging import write_text_atomically
 from tcompress.workspace import reference_to
 
@@ -79,12 +79,8 @@ class ScoreStage:
         rankings = rank_on_examples(
             encoder, self.criteria, self.max_examples, self.source, self.seed, self.console
         )
-        model = reference_to(self.directory)
-        if model.digest != key.model:
-            msg = f"{self.directory}: changed while it was scored; run it again"
-            raise ModelError(msg)
         return rankings[0].scores.to_json() | {
             "criteria": {ranking.scores.criterion.value: ranking.to_json() for ranking in rankings},
-            "model": asdict(model),
+            "model": asdict(still(self.directory, key)),
             "kept_heads": [list(layer.heads) for layer in encoder.plan.layers],
         }

@@ -365,10 +365,7 @@ class StageRun:
         """
         with writing_artifact(self.output, replace=self.force) as draft:
             details = save(draft.directory)
-            parent = reference_to(self.directory)
-            if parent.digest != key.model:
-                msg = f"{self.directory}: changed while {self.name} worked on it; run it again"
-                raise ModelError(msg)
+            parent = still(self.directory, key)
             draft.manifest = Manifest(
                 kind=kind,
                 stage=self.name,
@@ -428,6 +425,23 @@ class StageRun:
             examples: The examples.
         """
         return encode_with_warning(encoder.preprocessor, examples, self.console)
+
+
+def still(directory: Path, key: StageKey) -> Parent:
+    """Return a reference to the model that a stage has read, if it is as it was.
+
+    Args:
+        directory: The model.
+        key: What the stage's result depends on, from before it was read.
+
+    Raises:
+        ModelError: If somebody changed or replaced it since.
+    """
+    found = reference_to(directory)
+    if found.digest != key.model:
+        msg = f"{directory}: changed while {key.stage} worked on it; run it again"
+        raise ModelError(msg)
+    return found
 
 
 def encode_with_warning(
