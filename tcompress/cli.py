@@ -9,17 +9,11 @@ from typing import Any, NoReturn
 
 import click
 
-from .console import (
-    EXIT_MACHINE,
-    Failure,
-    one_line,
-    open_streams,
-    take_over_streams,
-    tame_libraries,
-)
+from .console import one_line, tame_libraries
 from .errors import InputError, MachineError, RequestError, TcompressError
 from .interruption import Interruption, leaving_nothing
 from .lazy_group import LazyGroup
+from .standard_streams import EXIT_MACHINE, Failure, open_streams, take_over_streams
 
 EXIT_UNEXPECTED = 1
 EXIT_USAGE = 2

@@ -173,7 +173,7 @@ def test_what_cannot_be_printed_is_an_error_unless_nobody_reads(what: str) -> No
 
 def test_files_that_are_opened_take_no_number_of_a_closed_stream(tmp_path: Path) -> None:
     script = (
-        "import os, sys; from tcompress.console import open_streams; open_streams();"
+        "import os, sys; from tcompress.standard_streams import open_streams; open_streams();"
         "assert os.open('/dev/zero', os.O_RDONLY) > 2;"
         "print('lost'); print('lost', file=sys.stderr);"
         "os.system('echo lost; echo lost >&2') and sys.exit(1)"
