@@ -16,6 +16,8 @@ import psutil
 
 SPINNING = "allowed, but every other process is suspended"
 """What engines' threads do between two calls, and why it hurts no one: see `worker_process`."""
+BUSY = 0.15
+"""Load by other programs, a fraction of the CPUs, from which on timings are doubted."""
 
 _LISTEN_S = 0.5
 _ROOT = Path("/")

@@ -7,6 +7,7 @@ from typing import Any
 
 from tcompress.console import Console
 
+from . import speedups
 from .entry import (
     Entry,
     drop_interval_of,
@@ -16,7 +17,6 @@ from .entry import (
     value_of,
     words_of,
 )
-from .reporting import speedups
 
 WIDTH = 80
 """Columns of a line that is read in a log."""

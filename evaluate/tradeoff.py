@@ -16,7 +16,7 @@ from tcompress.plan import CompressionPlan, unit_macs
 
 from .accuracy import Predictions, Watch, asked_inputs, input_lengths, predict
 from .answers import AnswerBook, Question
-from .conditions import foreign_load, read_gpu
+from .conditions import BUSY, foreign_load, read_gpu
 from .engine_info import EngineInfo
 from .engine_process import EngineProcess
 from .entrants import Entrant, enter
@@ -31,8 +31,6 @@ from .workloads import Mix, Scenario, race_mix
 
 _CONTROL = "the baseline again"
 _USUAL_TOKENS = 128
-# Load by other programs from which on a report warns.
-_FOREIGN_LOAD = 0.15
 _MIX_SHARE = 1 / 3
 # How many times a race's budget may be spent where that makes enough rounds for an interval.
 _OVERRUN = 2.0
@@ -514,7 +512,7 @@ def _drift_doubts(device: str, shape: tuple[int, int], result: Race) -> list[str
 
 
 def _load_doubts(device: str, load: float) -> list[str]:
-    if load <= _FOREIGN_LOAD:
+    if load <= BUSY:
         return []
     return [
         f"{device}: other programs kept up to {load:.0%} of the CPUs busy; latencies are "

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from .. import speedups
 from ..entry import MetricWords, words_of
-from . import speedups
 from .figures import (
     Mix,
     Plane,

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from .. import speedups
 from ..entry import MetricWords
-from . import speedups
 from .summary import Row, Standing, Summary
 from .wording import (
     condition_facts,

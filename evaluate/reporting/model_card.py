@@ -10,8 +10,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData, metadata_load
 
+from .. import speedups
 from ..entry import words_of
-from . import speedups
 from .markdown import code, table
 from .summary import Row, Standing, Summary, cleaned
 from .wording import (

@@ -21,7 +21,7 @@ from ..entry import (
     value_of,
     words_of,
 )
-from .speedups import is_decided, is_sure
+from ..speedups import is_decided, is_sure
 
 DEFAULT_MARGIN = 0.01
 """Drop that may be shipped where the document names no margin."""

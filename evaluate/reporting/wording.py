@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from . import speedups
+from .. import speedups
+from ..conditions import BUSY
 from .summary import Row, Setting, Summary
 
 Quote = Callable[[Any], str]
 """Marks a name as one."""
 
-_BUSY = 0.15
 _UNSURE_HALF_WIDTH = 0.1
 _VERSIONS_SHOWN = ("tcompress", "torch", "transformers", "onnxruntime", "openvino", "python")
 
@@ -258,7 +258,7 @@ def _disturbances(summary: Summary, row: Row) -> Iterator[str]:
     """Say what else went on, and how far two timings of one model differ here."""
     environment = summary.document["environment"]
     load = (environment.get("conditions") or {}).get("foreign_load") or 0.0
-    if load > _BUSY:
+    if load > BUSY:
         yield f"other programs used up to {load:.0%} of the CPUs".replace("%", " %")
     floor = _floor_at(environment, row.setting)
     if not floor or not speedups.is_sure(floor):

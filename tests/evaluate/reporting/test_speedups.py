@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from tcompress.evaluate.reporting import speedups
+from tcompress.evaluate import speedups
 from tcompress.evaluate.reporting.html import render_html
 from tcompress.evaluate.reporting.markdown import render_markdown
 from tcompress.evaluate.reporting.model_card import render_cards

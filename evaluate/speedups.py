@@ -6,7 +6,7 @@ A speed-up is the entry's `speedup` of the document, or a noise floor, which loo
 import math
 from typing import Any
 
-from ..measurement import CONFIDENCE
+from .measurement import CONFIDENCE
 
 Speedup = dict[str, Any]
 
