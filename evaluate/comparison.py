@@ -7,10 +7,10 @@ from typing import Any
 
 from tcompress.console import Console
 
+from . import speedups
 from .entry import Entry, drop_interval_of, drop_of, metric_of, value_of, words_of
 from .showing import (
     WIDTH,
-    is_known,
     milliseconds,
     quality_word,
     show_mixes,
@@ -61,7 +61,7 @@ def speed_answer(entry: Entry) -> str:
         entry: Its entry of `measurements`.
     """
     speedup = entry["speedup"]
-    if not is_known(speedup):
+    if not speedups.is_sure(speedup):
         return "Not known: too few rounds to tell; a larger --budget-s tells."
     low, high = speedup["low"], speedup["high"]
     times = f"{speedup['value']:.2f} times A's speed, {low:.2f} to {high:.2f} with 95 %"

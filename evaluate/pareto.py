@@ -11,6 +11,27 @@ neither the baseline nor what was, and the baseline does not beat that either.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
+
+
+class Placed(Protocol):
+    """What a measurement has to have to beat others; see `Point`."""
+
+    @property
+    def latency_ms(self) -> float:
+        """Median latency; lower is better."""
+
+    @property
+    def quality(self) -> float:
+        """The task's metric; higher is better."""
+
+    @property
+    def is_faster(self) -> bool:
+        """Whether it was shown to be faster than the baseline."""
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it is what the others are compared with."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +71,18 @@ class Point:
         """
         return not self.is_stale and (self.is_baseline or bool(self.not_inferior(margin)))
 
-    def beats(self, other: "Point") -> bool:
-        """Tell whether it is at least as good on both sides and better on one.
 
-        Args:
-            other: Another point.
-        """
-        if not self.is_faster and (other.is_faster or other.is_baseline):
-            return False
-        mine, theirs = (self.latency_ms, -self.quality), (other.latency_ms, -other.quality)
-        return mine != theirs and all(a <= b for a, b in zip(mine, theirs, strict=True))
+def beats(one: Placed, other: Placed) -> bool:
+    """Tell whether one is at least as good on both sides and better on one.
+
+    Args:
+        one: A measurement.
+        other: Another one.
+    """
+    if not one.is_faster and (other.is_faster or other.is_baseline):
+        return False
+    mine, theirs = (one.latency_ms, -one.quality), (other.latency_ms, -other.quality)
+    return mine != theirs and all(a <= b for a, b in zip(mine, theirs, strict=True))
 
 
 def pareto_front(points: Sequence[Point], margin: float) -> list[bool]:
@@ -74,5 +97,5 @@ def pareto_front(points: Sequence[Point], margin: float) -> list[bool]:
     """
     fit = [point for point in points if point.counts(margin)]
     return [
-        point.counts(margin) and not any(other.beats(point) for other in fit) for point in points
+        point.counts(margin) and not any(beats(other, point) for other in fit) for point in points
     ]

@@ -123,21 +123,12 @@ def speedup_text(speedup: dict[str, Any]) -> str:
     if speedups.is_of_baseline(speedup):
         return "1"
     value = speedup["value"]
-    if not is_known(speedup):
+    if not speedups.is_sure(speedup):
         return f"{speedups.estimate(value)} ?"
     if speedups.is_wide(speedup):
         return speedups.bounds(speedup, "-")
     half = (speedup["high"] - speedup["low"]) / 2
     return f"{speedups.estimate(value)} ±{half:.{speedups.places(value)}f}"
-
-
-def is_known(speedup: dict[str, Any]) -> bool:
-    """Tell whether a speed-up has a 95 % interval.
-
-    Args:
-        speedup: The entry's `speedup`.
-    """
-    return speedups.is_sure(speedup)
 
 
 def quality_word(entry: Entry, margin: float) -> str:
@@ -314,7 +305,7 @@ def _end(name: str, room: int) -> str:
 
 
 def _noise_text(noise: dict[str, Any]) -> str:
-    if not is_known(noise):
+    if not speedups.is_sure(noise):
         return "Noise: not known; there were too few rounds."
     if speedups.is_wide(noise):
         told = speedups.bounds(noise)

@@ -264,7 +264,7 @@ def _time_mixes(
     seats: Sequence[Seat],
     examples: Examples,
     budget_s: float,
-    purse: "_Purse",
+    purse: _Purse,
     seed: int,
     console: Console,
 ) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from ..entry import (
     value_of,
     words_of,
 )
+from ..pareto import beats
 from ..speedups import is_decided, is_sure
 
 DEFAULT_MARGIN = 0.01
@@ -310,7 +311,7 @@ class Summary:
         if any(row.raw["pareto"] is not None for row in rows):
             return [row for row in rows if row.raw["pareto"]]
         fit = [r for r in rows if r.standing in (Standing.BASELINE, Standing.PROVED)]
-        return [row for row in fit if not any(_beats(other, row) for other in fit)]
+        return [row for row in fit if not any(beats(other, row) for other in fit)]
 
     def _fastest(self, setting: Setting, standing: Standing) -> Row | None:
         fitting = [
@@ -341,13 +342,6 @@ def _filled(entry: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     """Return an entry in which absent keys, and null where a list belongs, are the default."""
     given = {key: value for key, value in entry.items() if value is not None}
     return entry | defaults | given
-
-
-def _beats(one: Row, other: Row) -> bool:
-    if not one.is_faster and (other.is_faster or other.is_baseline):
-        return False
-    pairs = ((-one.latency_ms, -other.latency_ms), (one.quality, other.quality))
-    return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
 
 
 def _is_baseline(raw: dict[str, Any], document: dict[str, Any]) -> bool:

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from ..errors import RequestError
 from .examples import STRIDE
 
-_CUSTOMARY = ("id", "image", "tokens", "tags", "ner_tags", "question", "context", "answers")
+TAG_COLUMNS = ("tags", "ner_tags")
+# What `rows` looks for by itself.
+_CUSTOMARY = ("id", "image", "tokens", *TAG_COLUMNS, "question", "context", "answers")
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,10 @@ import numpy as np
 import pandas as pd
 
 from ..errors import DataError
-from .columns import Columns
+from .columns import TAG_COLUMNS, Columns
 from .examples import Answer, Examples
 
 MAX_IMAGE_BYTES = 256 << 20
-_TAG_COLUMNS = ("tags", "ner_tags")
 
 
 def examples_of(origin: str, frame: pd.DataFrame, columns: Columns) -> Examples:
@@ -205,7 +204,7 @@ def _customary(frame: pd.DataFrame, columns: Columns) -> Columns:
     label = columns.label
     if "tokens" in frame:
         if label not in frame:
-            label = next((name for name in _TAG_COLUMNS if name in frame), label)
+            label = next((name for name in TAG_COLUMNS if name in frame), label)
         return replace(columns, text="tokens", label=label)
     if {"question", "context"} <= set(frame.columns):
         label = label if label in frame else "answers"
