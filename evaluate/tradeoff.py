@@ -476,14 +476,14 @@ def _doubts(device: str, shape: tuple[int, int], result: Race) -> list[str]:
         return []
     rounds = min(speedup.blocks for speedup in result.speedups.values())
     worst = max(speedup.half_width for speedup in result.speedups.values())
-    known = (
-        f"known to ±{worst:.1%}"
+    told = (
+        f"with the least certain speed-up known to ±{worst:.1%}"
         if rounds >= FEWEST_ROUNDS
-        else f"from {rounds} of {FEWEST_ROUNDS} rounds"
+        else f"after {rounds} of the {FEWEST_ROUNDS} rounds that an interval takes"
     )
     return [
-        f"{device}, batch {shape[0]}, {shape[1]} tokens: the time was up with the least certain "
-        f"speed-up {known}; a larger --budget-s tells more"
+        f"{device}, batch {shape[0]}, {shape[1]} tokens: the time was up {told}; a larger "
+        "--budget-s tells more"
     ]
 
 
